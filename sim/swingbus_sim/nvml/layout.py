@@ -1,7 +1,8 @@
 """How one GPU host's shared file is laid out: the same facts as the structures at the top of `stand_in.c`.
 
-Decides where each word lies and how a reading becomes the driver's integers (milliwatts, millijoules, per cent). Knows nothing
-of files, locks or physics. Invariant: every text ends with a zero byte and every reading carries its own checksum.
+Decides where each word lies and how a reading becomes the driver's integers (milliwatts, millijoules, per cent). Knows
+nothing of files, locks or physics. Invariant: every text ends with a
+zero byte and every reading carries its own checksum.
 """
 
 from __future__ import annotations

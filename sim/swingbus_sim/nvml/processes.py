@@ -1,7 +1,7 @@
 """The table of living processes that use a host's simulated GPUs.
 
-Decides who holds a slot: a process that says so, until it leaves or is dead. Knows nothing of readings or limits. Invariant:
-a slot counts only while the process that took it runs (its number and its start time both match).
+Decides who holds a slot: a process that says so, until it leaves or is dead. Knows nothing of readings or limits.
+Invariant: a slot counts only while the process that took it runs (its number and its start time both match).
 """
 
 from __future__ import annotations

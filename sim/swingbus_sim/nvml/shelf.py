@@ -1,15 +1,14 @@
 """One GPU host's shared file as the simulator holds it: readings go in, requested limits and processes come out.
 
-Decides how a reading is laid down so that no reader ever sees half of it: two copies per GPU, the unused one is written, then
-one word is moved on. Knows nothing of watts and heat (the physics) nor of NVML's calls (`stand_in.c`). Invariant: only the
-simulator writes readings; only the driver's callers write requests; `clear_requests` is a driver reload.
+Decides how a reading is laid down so that no reader ever sees half of it: two copies per GPU, the unused one is
+written, then one word is moved on. Knows nothing of watts and heat (the physics) nor of NVML's calls (`stand_in.c`). Invariant:
+only the simulator writes readings; only the driver's callers write requests; `clear_requests` is a driver reload.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,9 +93,9 @@ class Shelf:
             offset = layout.gpu_offset(index)
             content[offset : offset + layout.IDENTITY.size] = layout.pack_identity(identity)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as aside:
-            aside.write(content)
-        os.replace(aside.name, path)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_bytes(content)
+        aside.replace(path)
         return cls(path, clock_ns=clock_ns)
 
     def publish(self, readings: Sequence[GpuReading]) -> None:
