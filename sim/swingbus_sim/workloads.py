@@ -5,8 +5,8 @@
 
 Decides what the process says of itself in the shelf's process table and over HTTP. Knows nothing of power, modes or who
 started it. Inference loads its weights for `--load-s` seconds first: until then `/health/ready` answers 503;
-`POST /load?ratio=0.4` sets how busy it is. Both leave on SIGTERM, after `--drain-s`. Invariant: a process holds its seat
-exactly while it lives.
+`POST /load?ratio=0.4` sets how busy it is. Both leave on SIGTERM, after `--drain-s`. Invariant: a process holds its
+seat exactly while it lives.
 """
 
 from __future__ import annotations

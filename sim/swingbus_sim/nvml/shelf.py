@@ -1,8 +1,9 @@
 """One GPU host's shared file as the simulator holds it: readings go in, requested limits and processes come out.
 
 Decides how a reading is laid down so that no reader ever sees half of it: two copies per GPU, the unused one is
-written, then one word is moved on. Knows nothing of watts and heat (the physics) nor of NVML's calls (`stand_in.c`). Invariant:
-only the simulator writes readings; only the driver's callers write requests; `clear_requests` is a driver reload.
+written, then one word is moved on. Knows nothing of watts and heat (the physics) nor of NVML's calls (`stand_in.c`).
+Invariant: only the simulator writes readings; only the driver's callers write requests; `clear_requests` is a driver
+reload.
 """
 
 from __future__ import annotations
