@@ -1,0 +1,45 @@
+# `make demo` runs the main job, `make test` passes the tests; both set up all they need in .venv.
+# On Debian as root a missing python3-venv is installed; elsewhere the message says what to install.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# Two workers: tests hold real servers and real clocks, more would make timing lie.
+WORKERS ?= 2
+
+.PHONY: help setup demo test check bench proto prove docs clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml requirements/constraints.txt tools/setup.sh
+	@bash tools/setup.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+setup: $(STAMP) ## Make .venv with everything
+
+demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as processes (6 minutes)
+	@$(BIN)/python -m tools.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+test: $(STAMP) check ## Run checks and all tests
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+check: $(STAMP) ## Format, lint, types, import contracts, protos
+	@bash tools/check.sh "$(BIN)"
+
+prove: $(STAMP) ## Prove the power protocol: 20,000 histories and every planted bug
+	@$(BIN)/python -m tests.prove --histories 20000 $(ARGS)
+
+bench: $(STAMP) ## Measure; writes build/bench.json
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+proto: $(STAMP) ## Regenerate the messages of the contract
+	@$(BIN)/buf format -w
+	@$(BIN)/python protos/generate.py
+
+clean: ## Remove what was built here
+	@rm -rf build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache
