@@ -37,6 +37,7 @@ class PointOrder:
     power_w: float  # limit to enforce (GPU) or target (ASIC), per device; 0 where the mode needs none
     count: int
     workload: str = ""
+    units: tuple[int, ...] = ()  # empty: the agent chooses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -226,18 +226,20 @@ class TelemetryBatch(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sample_boottime_ns: _Optional[int] = ..., boot_id: _Optional[str] = ..., banks: _Optional[_Iterable[_Union[BankSamples, _Mapping]]] = ..., meters: _Optional[_Iterable[_Union[MeterSample, _Mapping]]] = ..., host_values: _Optional[_Iterable[float]] = ..., events: _Optional[_Iterable[_Union[AgentEvent, _Mapping]]] = ..., thinned: _Optional[bool] = ...) -> None: ...
 
 class PointCount(_message.Message):
-    __slots__ = ("point", "mode", "power_w", "count", "workload")
+    __slots__ = ("point", "mode", "power_w", "count", "workload", "units")
     POINT_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     POWER_W_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
     point: str
     mode: Mode
     power_w: float
     count: int
     workload: str
-    def __init__(self, point: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., power_w: _Optional[float] = ..., count: _Optional[int] = ..., workload: _Optional[str] = ...) -> None: ...
+    units: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, point: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., power_w: _Optional[float] = ..., count: _Optional[int] = ..., workload: _Optional[str] = ..., units: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SafeShare(_message.Message):
     __slots__ = ("start_time", "power_w")
