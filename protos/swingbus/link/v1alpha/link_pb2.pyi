@@ -164,7 +164,7 @@ class BankSamples(_message.Message):
     def __init__(self, bank_index: _Optional[int] = ..., values: _Optional[_Iterable[float]] = ..., counters: _Optional[_Iterable[float]] = ..., conditions: _Optional[_Iterable[_Union[DeviceCondition, str]]] = ..., modes: _Optional[_Iterable[_Union[Mode, str]]] = ..., read_boottime_ns: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class MeterSample(_message.Message):
-    __slots__ = ("meter_index", "measurement_count", "window_start_boottime_ns", "window_end_boottime_ns", "marker", "power_w", "energy_j", "voltage_v", "current_a", "power_factor", "fault")
+    __slots__ = ("meter_index", "measurement_count", "window_start_boottime_ns", "window_end_boottime_ns", "marker", "power_w", "energy_j", "voltage_v", "current_a", "power_factor", "fault", "marker_epoch")
     METER_INDEX_FIELD_NUMBER: _ClassVar[int]
     MEASUREMENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     WINDOW_START_BOOTTIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +176,7 @@ class MeterSample(_message.Message):
     CURRENT_A_FIELD_NUMBER: _ClassVar[int]
     POWER_FACTOR_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
+    MARKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     meter_index: int
     measurement_count: int
     window_start_boottime_ns: int
@@ -187,7 +188,8 @@ class MeterSample(_message.Message):
     current_a: float
     power_factor: float
     fault: str
-    def __init__(self, meter_index: _Optional[int] = ..., measurement_count: _Optional[int] = ..., window_start_boottime_ns: _Optional[int] = ..., window_end_boottime_ns: _Optional[int] = ..., marker: _Optional[int] = ..., power_w: _Optional[float] = ..., energy_j: _Optional[float] = ..., voltage_v: _Optional[float] = ..., current_a: _Optional[float] = ..., power_factor: _Optional[float] = ..., fault: _Optional[str] = ...) -> None: ...
+    marker_epoch: int
+    def __init__(self, meter_index: _Optional[int] = ..., measurement_count: _Optional[int] = ..., window_start_boottime_ns: _Optional[int] = ..., window_end_boottime_ns: _Optional[int] = ..., marker: _Optional[int] = ..., power_w: _Optional[float] = ..., energy_j: _Optional[float] = ..., voltage_v: _Optional[float] = ..., current_a: _Optional[float] = ..., power_factor: _Optional[float] = ..., fault: _Optional[str] = ..., marker_epoch: _Optional[int] = ...) -> None: ...
 
 class AgentEvent(_message.Message):
     __slots__ = ("kind", "bank", "device", "message", "event_time")
@@ -249,8 +251,28 @@ class SafeShare(_message.Message):
     power_w: float
     def __init__(self, start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., power_w: _Optional[float] = ...) -> None: ...
 
+class Counting(_message.Message):
+    __slots__ = ("gpu_limit_ratio", "asic_target_ratio", "asic_boot_w", "rest_w", "device_ceiling_w", "cooling_ratio", "losses_ratio", "fixed_w")
+    GPU_LIMIT_RATIO_FIELD_NUMBER: _ClassVar[int]
+    ASIC_TARGET_RATIO_FIELD_NUMBER: _ClassVar[int]
+    ASIC_BOOT_W_FIELD_NUMBER: _ClassVar[int]
+    REST_W_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_CEILING_W_FIELD_NUMBER: _ClassVar[int]
+    COOLING_RATIO_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_RATIO_FIELD_NUMBER: _ClassVar[int]
+    FIXED_W_FIELD_NUMBER: _ClassVar[int]
+    gpu_limit_ratio: float
+    asic_target_ratio: float
+    asic_boot_w: float
+    rest_w: float
+    device_ceiling_w: float
+    cooling_ratio: float
+    losses_ratio: float
+    fixed_w: float
+    def __init__(self, gpu_limit_ratio: _Optional[float] = ..., asic_target_ratio: _Optional[float] = ..., asic_boot_w: _Optional[float] = ..., rest_w: _Optional[float] = ..., device_ceiling_w: _Optional[float] = ..., cooling_ratio: _Optional[float] = ..., losses_ratio: _Optional[float] = ..., fixed_w: _Optional[float] = ...) -> None: ...
+
 class BankDesired(_message.Message):
-    __slots__ = ("bank", "generation", "grant_w", "device_budget_w", "points", "urgency", "safe_shares", "locked_devices", "locked_out", "starts_per_s")
+    __slots__ = ("bank", "generation", "grant_w", "device_budget_w", "points", "urgency", "safe_shares", "locked_devices", "locked_out", "starts_per_s", "counting", "for_instance")
     BANK_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     GRANT_W_FIELD_NUMBER: _ClassVar[int]
@@ -261,6 +283,8 @@ class BankDesired(_message.Message):
     LOCKED_DEVICES_FIELD_NUMBER: _ClassVar[int]
     LOCKED_OUT_FIELD_NUMBER: _ClassVar[int]
     STARTS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    COUNTING_FIELD_NUMBER: _ClassVar[int]
+    FOR_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     bank: str
     generation: int
     grant_w: float
@@ -271,7 +295,9 @@ class BankDesired(_message.Message):
     locked_devices: _containers.RepeatedScalarFieldContainer[str]
     locked_out: bool
     starts_per_s: float
-    def __init__(self, bank: _Optional[str] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., device_budget_w: _Optional[float] = ..., points: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., urgency: _Optional[_Union[Urgency, str]] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., locked_devices: _Optional[_Iterable[str]] = ..., locked_out: _Optional[bool] = ..., starts_per_s: _Optional[float] = ...) -> None: ...
+    counting: Counting
+    for_instance: str
+    def __init__(self, bank: _Optional[str] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., device_budget_w: _Optional[float] = ..., points: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., urgency: _Optional[_Union[Urgency, str]] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., locked_devices: _Optional[_Iterable[str]] = ..., locked_out: _Optional[bool] = ..., starts_per_s: _Optional[float] = ..., counting: _Optional[_Union[Counting, _Mapping]] = ..., for_instance: _Optional[str] = ...) -> None: ...
 
 class DesiredState(_message.Message):
     __slots__ = ("epoch", "controller_instance", "generation", "hash", "banks", "marker", "ttl")
@@ -302,7 +328,7 @@ class Straggler(_message.Message):
     def __init__(self, device: _Optional[str] = ..., reason: _Optional[str] = ..., attempt_count: _Optional[int] = ...) -> None: ...
 
 class BankEffective(_message.Message):
-    __slots__ = ("bank", "epoch", "generation", "grant_w", "allowed_w", "applied_generation", "applied_boottime_ns", "has_in_flight", "held_count", "observed", "stragglers", "counted_power_w", "safe_shares", "ready_workloads", "failed_workloads", "released_units")
+    __slots__ = ("bank", "epoch", "generation", "grant_w", "allowed_w", "applied_generation", "applied_boottime_ns", "has_in_flight", "held_count", "observed", "stragglers", "counted_power_w", "safe_shares", "ready_workloads", "failed_workloads", "released_units", "reported_w", "is_lapsed", "is_lost", "unheld_count")
     BANK_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +345,10 @@ class BankEffective(_message.Message):
     READY_WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     FAILED_WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     RELEASED_UNITS_FIELD_NUMBER: _ClassVar[int]
+    REPORTED_W_FIELD_NUMBER: _ClassVar[int]
+    IS_LAPSED_FIELD_NUMBER: _ClassVar[int]
+    IS_LOST_FIELD_NUMBER: _ClassVar[int]
+    UNHELD_COUNT_FIELD_NUMBER: _ClassVar[int]
     bank: str
     epoch: int
     generation: int
@@ -335,10 +365,14 @@ class BankEffective(_message.Message):
     ready_workloads: _containers.RepeatedScalarFieldContainer[str]
     failed_workloads: _containers.RepeatedScalarFieldContainer[str]
     released_units: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, bank: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., allowed_w: _Optional[float] = ..., applied_generation: _Optional[int] = ..., applied_boottime_ns: _Optional[int] = ..., has_in_flight: _Optional[bool] = ..., held_count: _Optional[int] = ..., observed: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., stragglers: _Optional[_Iterable[_Union[Straggler, _Mapping]]] = ..., counted_power_w: _Optional[float] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., ready_workloads: _Optional[_Iterable[str]] = ..., failed_workloads: _Optional[_Iterable[str]] = ..., released_units: _Optional[_Iterable[int]] = ...) -> None: ...
+    reported_w: float
+    is_lapsed: bool
+    is_lost: bool
+    unheld_count: int
+    def __init__(self, bank: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., allowed_w: _Optional[float] = ..., applied_generation: _Optional[int] = ..., applied_boottime_ns: _Optional[int] = ..., has_in_flight: _Optional[bool] = ..., held_count: _Optional[int] = ..., observed: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., stragglers: _Optional[_Iterable[_Union[Straggler, _Mapping]]] = ..., counted_power_w: _Optional[float] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., ready_workloads: _Optional[_Iterable[str]] = ..., failed_workloads: _Optional[_Iterable[str]] = ..., released_units: _Optional[_Iterable[int]] = ..., reported_w: _Optional[float] = ..., is_lapsed: _Optional[bool] = ..., is_lost: _Optional[bool] = ..., unheld_count: _Optional[int] = ...) -> None: ...
 
 class EffectiveState(_message.Message):
-    __slots__ = ("epoch", "generation", "hash", "banks", "marker", "boottime_ns", "boot_id", "refusal")
+    __slots__ = ("epoch", "generation", "hash", "banks", "marker", "boottime_ns", "boot_id", "refusal", "instance_uid", "sequence", "fence_instance")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +381,9 @@ class EffectiveState(_message.Message):
     BOOTTIME_NS_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_UID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FENCE_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     generation: int
     hash: str
@@ -355,4 +392,7 @@ class EffectiveState(_message.Message):
     boottime_ns: int
     boot_id: str
     refusal: str
-    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., hash: _Optional[str] = ..., banks: _Optional[_Iterable[_Union[BankEffective, _Mapping]]] = ..., marker: _Optional[int] = ..., boottime_ns: _Optional[int] = ..., boot_id: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
+    instance_uid: str
+    sequence: int
+    fence_instance: str
+    def __init__(self, epoch: _Optional[int] = ..., generation: _Optional[int] = ..., hash: _Optional[str] = ..., banks: _Optional[_Iterable[_Union[BankEffective, _Mapping]]] = ..., marker: _Optional[int] = ..., boottime_ns: _Optional[int] = ..., boot_id: _Optional[str] = ..., refusal: _Optional[str] = ..., instance_uid: _Optional[str] = ..., sequence: _Optional[int] = ..., fence_instance: _Optional[str] = ...) -> None: ...
