@@ -98,6 +98,7 @@ class MeterFrame:
     window_start_boottime_s: float
     window_end_boottime_s: float
     marker: int
+    marker_epoch: int
     power_w: float | None
     energy_j: float | None
     voltage_v: float | None

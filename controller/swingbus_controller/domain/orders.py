@@ -62,6 +62,7 @@ class BankOrder:
     locked_out: bool
     locked_devices: tuple[str, ...] = ()
     starts_per_s: float = 0.0
+    for_instance: str = ""  # an agent that lost its durable state takes no grant meant for another instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +77,27 @@ class AgentOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BankCounting:
+    """How watts enforced on devices are counted at the feeder, so that the agent can count for itself."""
+
+    bank: str
+    gpu_limit_ratio: float
+    asic_target_ratio: float
+    asic_boot_w: float
+    rest_w: float
+    device_ceiling_w: float
+    cooling_ratio: float
+    losses_ratio: float
+    fixed_w: float  # host, cooling at nameplate, start peak
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptOrder:
-    """Fences an agent to an epoch without changing watts."""
+    """Fences an agent to an epoch without changing watts; banks without counting are unmanaged."""
 
     epoch: int
     controller_instance: str
+    counting: tuple[BankCounting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +147,10 @@ class BankReport:
     ready_workloads: tuple[UnitWorkload, ...]
     failed_workloads: tuple[UnitWorkload, ...]
     released_units: tuple[int, ...]
+    reported_w: float | None = None  # most it may draw without hearing from us again
+    is_lapsed: bool = False
+    is_lost: bool = False
+    unheld_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,3 +166,6 @@ class AgentReport:
     boottime_s: float
     boot_id: str
     refusal: str
+    instance_uid: str = ""
+    sequence: int = 0
+    fence_instance: str = ""

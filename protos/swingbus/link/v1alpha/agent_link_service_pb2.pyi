@@ -101,14 +101,16 @@ class StreamControlRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[ControlHello, _Mapping]] = ..., effective: _Optional[_Union[_link_pb2.EffectiveState, _Mapping]] = ..., renewal: _Optional[_Union[Renewal, _Mapping]] = ...) -> None: ...
 
 class Adopt(_message.Message):
-    __slots__ = ("epoch", "controller_instance", "marker")
+    __slots__ = ("epoch", "controller_instance", "marker", "counting")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     MARKER_FIELD_NUMBER: _ClassVar[int]
+    COUNTING_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     controller_instance: str
     marker: int
-    def __init__(self, epoch: _Optional[int] = ..., controller_instance: _Optional[str] = ..., marker: _Optional[int] = ...) -> None: ...
+    counting: _containers.RepeatedCompositeFieldContainer[_link_pb2.BankCounting]
+    def __init__(self, epoch: _Optional[int] = ..., controller_instance: _Optional[str] = ..., marker: _Optional[int] = ..., counting: _Optional[_Iterable[_Union[_link_pb2.BankCounting, _Mapping]]] = ...) -> None: ...
 
 class Renewed(_message.Message):
     __slots__ = ("sent_boottime_ns", "epoch", "ttl", "marker")

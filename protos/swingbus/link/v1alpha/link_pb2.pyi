@@ -251,8 +251,9 @@ class SafeShare(_message.Message):
     power_w: float
     def __init__(self, start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., power_w: _Optional[float] = ...) -> None: ...
 
-class Counting(_message.Message):
-    __slots__ = ("gpu_limit_ratio", "asic_target_ratio", "asic_boot_w", "rest_w", "device_ceiling_w", "cooling_ratio", "losses_ratio", "fixed_w")
+class BankCounting(_message.Message):
+    __slots__ = ("bank", "gpu_limit_ratio", "asic_target_ratio", "asic_boot_w", "rest_w", "device_ceiling_w", "cooling_ratio", "losses_ratio", "fixed_w")
+    BANK_FIELD_NUMBER: _ClassVar[int]
     GPU_LIMIT_RATIO_FIELD_NUMBER: _ClassVar[int]
     ASIC_TARGET_RATIO_FIELD_NUMBER: _ClassVar[int]
     ASIC_BOOT_W_FIELD_NUMBER: _ClassVar[int]
@@ -261,6 +262,7 @@ class Counting(_message.Message):
     COOLING_RATIO_FIELD_NUMBER: _ClassVar[int]
     LOSSES_RATIO_FIELD_NUMBER: _ClassVar[int]
     FIXED_W_FIELD_NUMBER: _ClassVar[int]
+    bank: str
     gpu_limit_ratio: float
     asic_target_ratio: float
     asic_boot_w: float
@@ -269,10 +271,10 @@ class Counting(_message.Message):
     cooling_ratio: float
     losses_ratio: float
     fixed_w: float
-    def __init__(self, gpu_limit_ratio: _Optional[float] = ..., asic_target_ratio: _Optional[float] = ..., asic_boot_w: _Optional[float] = ..., rest_w: _Optional[float] = ..., device_ceiling_w: _Optional[float] = ..., cooling_ratio: _Optional[float] = ..., losses_ratio: _Optional[float] = ..., fixed_w: _Optional[float] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., gpu_limit_ratio: _Optional[float] = ..., asic_target_ratio: _Optional[float] = ..., asic_boot_w: _Optional[float] = ..., rest_w: _Optional[float] = ..., device_ceiling_w: _Optional[float] = ..., cooling_ratio: _Optional[float] = ..., losses_ratio: _Optional[float] = ..., fixed_w: _Optional[float] = ...) -> None: ...
 
 class BankDesired(_message.Message):
-    __slots__ = ("bank", "generation", "grant_w", "device_budget_w", "points", "urgency", "safe_shares", "locked_devices", "locked_out", "starts_per_s", "counting", "for_instance")
+    __slots__ = ("bank", "generation", "grant_w", "device_budget_w", "points", "urgency", "safe_shares", "locked_devices", "locked_out", "starts_per_s", "for_instance")
     BANK_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     GRANT_W_FIELD_NUMBER: _ClassVar[int]
@@ -283,7 +285,6 @@ class BankDesired(_message.Message):
     LOCKED_DEVICES_FIELD_NUMBER: _ClassVar[int]
     LOCKED_OUT_FIELD_NUMBER: _ClassVar[int]
     STARTS_PER_S_FIELD_NUMBER: _ClassVar[int]
-    COUNTING_FIELD_NUMBER: _ClassVar[int]
     FOR_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     bank: str
     generation: int
@@ -295,9 +296,8 @@ class BankDesired(_message.Message):
     locked_devices: _containers.RepeatedScalarFieldContainer[str]
     locked_out: bool
     starts_per_s: float
-    counting: Counting
     for_instance: str
-    def __init__(self, bank: _Optional[str] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., device_budget_w: _Optional[float] = ..., points: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., urgency: _Optional[_Union[Urgency, str]] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., locked_devices: _Optional[_Iterable[str]] = ..., locked_out: _Optional[bool] = ..., starts_per_s: _Optional[float] = ..., counting: _Optional[_Union[Counting, _Mapping]] = ..., for_instance: _Optional[str] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., device_budget_w: _Optional[float] = ..., points: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., urgency: _Optional[_Union[Urgency, str]] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., locked_devices: _Optional[_Iterable[str]] = ..., locked_out: _Optional[bool] = ..., starts_per_s: _Optional[float] = ..., for_instance: _Optional[str] = ...) -> None: ...
 
 class DesiredState(_message.Message):
     __slots__ = ("epoch", "controller_instance", "generation", "hash", "banks", "marker", "ttl")
