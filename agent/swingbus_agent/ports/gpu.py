@@ -28,7 +28,7 @@ class GpuActuator(Protocol):
     """Sets the one thing that Swingbus may set on a GPU."""
 
     async def set_power_limit(self, uuid: str, power_w: float) -> None:
-        """Ask for a power limit; a later sample's `enforced_limit_w` is the evidence, the return is none.
+        """Ask for a power limit; a later sample's `power_limit_enforced_w` is the evidence, the return is none.
 
         Raises:
             Forbidden: writing is off in the agent's file, or the driver refuses this user.
