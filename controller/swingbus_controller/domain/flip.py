@@ -374,7 +374,9 @@ def recover(flip: Flip, observation: Observation, *, event_id: str, now_s: float
         return _begin_growth_in_settling(flip, event) if lacks_growth else _start(flip, event)
     if seen is flip.aim.mode and seen in WORKING_MODES:
         # Work without watts: the ledger forgot the growth, so the tenant has to go.
-        return _undo(flip, event, "running without its watts after a restart") if lacks_growth else _start(flip, event)
+        if lacks_growth:
+            return _undo(flip, event, "running without its watts after a restart", has_started=True)
+        return _start(flip, event)
     if seen is flip.origin.mode and seen in WORKING_MODES:
         if flip.watts is WattState.GIVEN_BACK and flip.aim.mode in WORKING_MODES:
             return _undo(flip, event, "its watts were given back before it moved", has_started=False)

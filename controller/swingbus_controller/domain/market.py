@@ -129,7 +129,8 @@ class Gap:
     has_fallback: bool
 
 
-_NO_QUOTES: Mapping[str, Quote] = MappingProxyType({})
+def _no_quotes() -> Mapping[str, Quote]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +140,9 @@ class MarketView:
     now_s: float
     power_price_usd_per_mwh: Quote | None = None
     hashprice_usd_per_th_day: Quote | None = None
-    inference_price_usd_per_gpu_h: Mapping[str, Quote] = field(default=_NO_QUOTES)
-    inference_demand_gpus: Mapping[str, Quote] = field(default=_NO_QUOTES)
-    gpu_mining_usd_per_gpu_h: Mapping[str, Quote] = field(default=_NO_QUOTES)
+    inference_price_usd_per_gpu_h: Mapping[str, Quote] = field(default_factory=_no_quotes)
+    inference_demand_gpus: Mapping[str, Quote] = field(default_factory=_no_quotes)
+    gpu_mining_usd_per_gpu_h: Mapping[str, Quote] = field(default_factory=_no_quotes)
     gaps: tuple[Gap, ...] = ()
 
 

@@ -72,7 +72,7 @@ class Policy:
     asic_dwell_s: float = 900.0
     gpu_dwell_s: float = 900.0
     cap_dwell_s: float = 60.0
-    expected_hold_s: float = 3600.0
+    expected_hold_s: float = 14_400.0
     power_price_variance: float = 100.0
     inference_margin_variance: float = 0.01
     demand_headroom_ratio: float = 0.0
