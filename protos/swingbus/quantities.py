@@ -1,7 +1,7 @@
 """Units: the only place where watts, joules, hashes and seconds change scale, and how people write them.
 
-Decides spelling and factors. Refuses to know what a quantity is of. Invariant: what `format_*` writes,
-`parse_*` reads back to the same value within the digits shown. Missing is None before it gets here: nothing in this room accepts or returns NaN.
+Decides spelling and factors. Refuses to know what a quantity is of. Invariant: what `format_*` writes, `parse_*` reads back to the same
+value within the digits shown. Missing is None before it gets here: nothing in this room accepts or returns NaN.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""gRPC plumbing that both sides share: faults on the wire, who calls, what callers may do, channels and servers."""
