@@ -1,0 +1,480 @@
+"""The agent's governor: the only place that says how many watts a bank may draw now.
+
+Decides: which grants are taken, what must be on disk before anything is dispatched, when a grant is over, which device
+writes may be open, when a bank is Applied. Refuses to know: how watts become device settings (the executor's work).
+Invariant: without a living grant nothing is ever raised: not when the safe share rises, not after a restart, not after
+a loss of memory; with one, never above it.
+
+How an executor uses it (all times are CLOCK_BOOTTIME of this host):
+
+    governor = Governor(settings=..., banks=..., durable=loaded_or_None, boot_id=..., instance=uuid, now_s=...)
+    report: ticket = governor.issue_ticket(now_s); send it with governor.report(bank, now_s) for each bank
+    answer: outcome = governor.receive(desired, now_s)
+            if outcome.persist is not None: fsync(to_record(outcome.persist)); governor.confirm(outcome.persist)
+    tick:   allowance = governor.allowance(bank, now_s)      # obey: watts, and whether anything may be raised at all
+            lazy = governor.due_refresh(now_s): fsync, confirm
+    write:  start = governor.start_write(bank, device, raises=..., now_s=...)
+            if start.persist is not None: fsync; governor.confirm(start.persist)
+            then finish_write(bank, device, now_s) or time_out_write(bank, device, now_s)
+    sweep:  governor.observe(bank, counted_w={device: watts or None}, base_w=..., begun_s=..., now_s=...)
+    meter:  governor.observe_draw(bank, upper_w, now_s)      # above its grant twice: the allowance falls by itself
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from swingbus.faults import InvalidInput, NotFound
+
+from swingbus_agent.domain.grant import (
+    BankGrant,
+    Desired,
+    DurableGrant,
+    DurableState,
+    SafeShareStep,
+    safe_share_w,
+)
+
+TOLERANCE_W = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GovernorSettings:
+    """Times of the agent's side.
+
+    Attributes:
+        ttl_max_s: a controller cannot lend for longer than this, whatever it says.
+        quarantine_s: longest known delay of the firmware's writes (at least 60 s) and two windows.
+        refresh_s: how far the lease on disk may lag behind the living one.
+        above_count: samples above the grant before the agent sheds unasked.
+    """
+
+    ttl_max_s: float = 120.0
+    quarantine_s: float = 62.0
+    refresh_s: float = 30.0
+    above_count: int = 2
+
+    def __post_init__(self) -> None:
+        if not (self.ttl_max_s > 0.0 and self.quarantine_s >= 0.0 and self.refresh_s > 0.0 and self.above_count >= 1):
+            raise InvalidInput("governor times must be above 0, quarantine 0 or more.", reason="BAD_GOVERNOR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GovernedBank:
+    """One bank as the governor sees it.
+
+    Attributes:
+        devices: names of all its devices.
+        device_ceiling_w: what a device that is not held counts at (counted watts, as `BankSpec` has them).
+        overhead_ratio: watts at the feeder per counted device watt, less 1 (cooling and losses).
+        safe_share_w: what it falls to at most when nobody renews.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    device_ceiling_w: float
+    overhead_ratio: float = 0.0
+    safe_share_w: float = 0.0
+    schedule: tuple[SafeShareStep, ...] = ()
+
+
+class Verdict(Enum):
+    """What became of one grant in a message."""
+
+    ACCEPTED = "accepted"  # in force once it is on disk
+    RENEWED = "renewed"  # the same grant, living longer
+    OLD_EPOCH = "old-epoch"
+    OTHER_INSTANCE = "other-instance"  # same epoch, another controller
+    OLD_GENERATION = "old-generation"
+    CHANGED = "changed"  # same generation, other watts: never taken
+    UNKNOWN_TICKET = "unknown-ticket"  # answers nothing that this run asked: its age is not known
+    LAPSED = "lapsed"  # this grant is over; only a newer one lifts it
+    NOT_FOR_THIS_RUN = "not-for-this-run"  # memory is lost; made for another run of the agent
+    UNKNOWN_BANK = "unknown-bank"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a message; nothing accepted is in force until `persist` is on disk and confirmed."""
+
+    epoch_verdict: Verdict
+    banks: tuple[tuple[str, Verdict], ...] = ()
+    persist: DurableState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What the executor must obey now: watts at the feeder, and whether any device may be raised."""
+
+    watts: float
+    may_raise: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteStart:
+    """Whether a device write may be dispatched (after `persist` is on disk and confirmed, where given)."""
+
+    may_write: bool
+    why: str
+    persist: DurableState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedNow:
+    """Everything of the grant is read back, at `at_s`."""
+
+    epoch: int
+    generation: int
+    at_s: float
+    counted_w: float
+    unheld_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GovernorReport:
+    """What the agent tells of one bank."""
+
+    bank: str
+    instance: str
+    boot_id: str
+    fence_epoch: int
+    fence_instance: str
+    grant_epoch: int
+    grant_generation: int
+    grant_w: float | None
+    reported_w: float | None
+    is_lapsed: bool
+    is_lost: bool
+    applied: AppliedNow | None
+
+
+class _Bank:
+    __slots__ = (
+        "above",
+        "accepted_s",
+        "applied",
+        "counted_w",
+        "fallen_w",
+        "grant",
+        "in_flight",
+        "is_lost",
+        "last_write_s",
+        "lease_until_s",
+        "quarantine",
+        "shape",
+        "trim_w",
+        "unheld",
+    )
+
+    def __init__(self, shape: GovernedBank) -> None:
+        self.shape = shape
+        self.grant: DurableGrant | None = None
+        self.is_lost = False
+        self.lease_until_s = -math.inf
+        self.fallen_w = math.inf
+        self.accepted_s = -math.inf
+        self.in_flight: dict[str, bool] = {}
+        self.quarantine: dict[str, float] = {}
+        self.last_write_s = -math.inf
+        self.counted_w: float | None = None
+        self.unheld = 0
+        self.applied: AppliedNow | None = None
+        self.above = 0
+        self.trim_w = 0.0
+
+
+class Governor:
+    """Durable grants, leases, write quarantine and Applied of one agent's banks; pure, single-threaded."""
+
+    def __init__(
+        self,
+        *,
+        settings: GovernorSettings,
+        banks: Iterable[GovernedBank],
+        durable: DurableState | None,
+        boot_id: str,
+        instance: str,
+        now_s: float,
+    ) -> None:
+        self._settings = settings
+        self._boot_id = boot_id
+        self._instance = instance
+        self._banks = {shape.name: _Bank(shape) for shape in banks}
+        self._tickets: deque[tuple[str, float]] = deque()
+        self._ticket_count = 0
+        self._durable = durable or DurableState(boot_id=boot_id)
+        same_boot = durable is not None and durable.boot_id == boot_id
+        for bank in self._banks.values():
+            bank.grant = self._durable.grants.get(bank.shape.name)
+            bank.is_lost = bank.grant is None
+            if same_boot and bank.grant is not None:
+                bank.lease_until_s = bank.grant.lease_until_s
+            if bank.grant is None or bank.grant.writes_open:
+                # Writes of the run before us may still land: no device's state can be trusted until they cannot.
+                until_s = now_s + settings.quarantine_s
+                bank.quarantine = dict.fromkeys(bank.shape.devices, until_s)
+
+    # The link.
+
+    def issue_ticket(self, now_s: float) -> str:
+        """Return a new ticket to send with a report now; answers are dated by when their ticket was sent."""
+        self._ticket_count += 1
+        ticket = f"{self._instance}.{self._ticket_count}"
+        self._tickets.append((ticket, now_s))
+        while self._tickets and self._tickets[0][1] < now_s - self._settings.ttl_max_s:
+            self._tickets.popleft()
+        return ticket
+
+    def receive(self, desired: Desired, now_s: float) -> Outcome:
+        """Judge a message; accepted grants wait for `confirm`."""
+        fence = (desired.epoch, desired.controller_instance)
+        if desired.epoch < self._durable.fence_epoch:
+            return Outcome(epoch_verdict=Verdict.OLD_EPOCH)
+        if desired.epoch == self._durable.fence_epoch and fence[1] != self._durable.fence_instance:
+            return Outcome(epoch_verdict=Verdict.OTHER_INSTANCE)
+        sent_s = next((sent for ticket, sent in self._tickets if ticket == desired.ticket), None)
+        if sent_s is None:
+            return Outcome(epoch_verdict=Verdict.UNKNOWN_TICKET)
+        lease_until_s = sent_s + min(desired.ttl_s, self._settings.ttl_max_s)
+        grants = dict(self._durable.grants)
+        verdicts: list[tuple[str, Verdict]] = []
+        for grant in desired.grants:
+            verdict = self._judge(grant, desired.epoch, lease_until_s, now_s)
+            verdicts.append((grant.bank, verdict))
+            if verdict is Verdict.RENEWED:
+                bank = self._banks[grant.bank]
+                bank.lease_until_s = max(bank.lease_until_s, lease_until_s)
+            elif verdict is Verdict.ACCEPTED:
+                grants[grant.bank] = DurableGrant(
+                    epoch=desired.epoch,
+                    generation=grant.generation,
+                    grant_w=grant.grant_w,
+                    lease_until_s=lease_until_s,
+                )
+        persist = None
+        if desired.epoch > self._durable.fence_epoch or any(v is Verdict.ACCEPTED for _, v in verdicts):
+            persist = self._next(grants=grants, fence=fence)
+        return Outcome(epoch_verdict=Verdict.ACCEPTED, banks=tuple(verdicts), persist=persist)
+
+    def _judge(self, grant: BankGrant, epoch: int, lease_until_s: float, now_s: float) -> Verdict:
+        bank = self._banks.get(grant.bank)
+        if bank is None:
+            return Verdict.UNKNOWN_BANK
+        have = bank.grant
+        if have is not None and (epoch, grant.generation) < (have.epoch, have.generation):
+            return Verdict.OLD_GENERATION
+        if have is not None and (epoch, grant.generation) == (have.epoch, have.generation):
+            if grant.grant_w != have.grant_w:
+                return Verdict.CHANGED
+            return Verdict.LAPSED if self._is_lapsed(bank, now_s) else Verdict.RENEWED
+        if bank.is_lost and grant.for_instance != self._instance:
+            return Verdict.NOT_FOR_THIS_RUN
+        if lease_until_s <= now_s:
+            return Verdict.UNKNOWN_TICKET
+        return Verdict.ACCEPTED
+
+    def confirm(self, state: DurableState, now_s: float) -> None:
+        """Put a state that is now on disk in force; one that is older than what is in force changes nothing."""
+        if state.revision <= self._durable.revision:
+            return
+        self._durable = state
+        for name, grant in state.grants.items():
+            bank = self._banks.get(name)
+            if bank is None:
+                continue
+            have = bank.grant
+            if have is None or (grant.epoch, grant.generation) > (have.epoch, have.generation):
+                bank.lease_until_s = grant.lease_until_s
+                bank.accepted_s = now_s
+                bank.is_lost = False
+                bank.fallen_w = math.inf
+                bank.applied = None
+                bank.above = 0
+                bank.trim_w = 0.0
+            bank.grant = grant
+
+    def due_refresh(self, now_s: float) -> DurableState | None:
+        """Return a state worth storing although nothing waits for it: longer leases, writes that have closed."""
+        grants = dict(self._durable.grants)
+        changed = False
+        for name, bank in self._banks.items():
+            have = bank.grant
+            if have is None:
+                continue
+            living = bank.lease_until_s - have.lease_until_s > self._settings.refresh_s
+            # Applied, and no write since: what a crash now leaves behind is known.
+            closed = have.writes_open and bank.applied is not None and not bank.in_flight and not bank.quarantine
+            if living or closed:
+                is_open = have.writes_open and not closed
+                grants[name] = replace(have, lease_until_s=bank.lease_until_s, writes_open=is_open)
+                changed = True
+        return self._next(grants=grants) if changed else None
+
+    # The executor.
+
+    def allowance(self, bank: str, now_s: float) -> Allowance:
+        """Return what a bank may draw now; the first moment without a living grant pins it for good."""
+        state = self._bank(bank)
+        if state.grant is not None and not self._is_lapsed(state, now_s):
+            watts = max(0.0, state.grant.grant_w - state.trim_w)
+            return Allowance(
+                watts=watts, may_raise=state.trim_w == 0.0, why="granted" if not state.trim_w else "trimmed"
+            )
+        return Allowance(watts=self._fall(state, now_s), may_raise=False, why="lost" if state.is_lost else "lapsed")
+
+    def start_write(self, bank: str, device: str, *, raises: bool, now_s: float) -> WriteStart:
+        """Ask to write to a device: one write in flight each, no raise in quarantine or without a living grant."""
+        state = self._bank(bank)
+        if device in state.in_flight:
+            return WriteStart(may_write=False, why="a write is in flight")
+        if raises:
+            if not self.allowance(bank, now_s).may_raise:
+                return WriteStart(may_write=False, why="nothing may be raised")
+            if now_s < state.quarantine.get(device, -math.inf):
+                return WriteStart(may_write=False, why="a timed-out write may still land")
+        state.in_flight[device] = raises
+        state.last_write_s = now_s
+        state.applied = None
+        if raises and state.grant is not None and not state.grant.writes_open:
+            grants = dict(self._durable.grants)
+            grants[bank] = replace(state.grant, writes_open=True)
+            return WriteStart(may_write=True, why="granted", persist=self._next(grants=grants))
+        return WriteStart(may_write=True, why="granted")
+
+    def finish_write(self, bank: str, device: str, now_s: float) -> None:
+        """Note that a write was answered; only a later read-back shows what it did."""
+        state = self._bank(bank)
+        state.in_flight.pop(device, None)
+        state.last_write_s = max(state.last_write_s, now_s)
+
+    def time_out_write(self, bank: str, device: str, now_s: float) -> None:
+        """Note that a write was not answered: it may land later, so the device counts at its ceiling until it cannot."""
+        state = self._bank(bank)
+        state.in_flight.pop(device, None)
+        state.last_write_s = max(state.last_write_s, now_s)
+        state.quarantine[device] = now_s + self._settings.quarantine_s
+
+    def observe(
+        self, bank: str, *, counted_w: Mapping[str, float | None], base_w: float, begun_s: float, now_s: float
+    ) -> AppliedNow | None:
+        """Take in one full read-back and return Applied where it holds.
+
+        Args:
+            counted_w: per device the watts it counts at as enforced and read back; None where it was not read.
+            base_w: host and cooling at nameplate, at the feeder.
+            begun_s: when the first device of this sweep was read.
+        """
+        state = self._bank(bank)
+        for device in [d for d, until_s in state.quarantine.items() if until_s <= begun_s]:
+            del state.quarantine[device]
+        devices_w = 0.0
+        unheld = 0
+        for device in state.shape.devices:
+            watts = counted_w.get(device)
+            if watts is None or device in state.in_flight or device in state.quarantine:
+                watts = state.shape.device_ceiling_w if watts is None else max(watts, state.shape.device_ceiling_w)
+                unheld += 1
+            devices_w += watts
+        state.counted_w = base_w + devices_w * (1.0 + state.shape.overhead_ratio)
+        state.unheld = unheld
+        grant = state.grant
+        is_complete = (
+            grant is not None
+            and not state.in_flight
+            and begun_s >= state.last_write_s
+            and begun_s >= state.accepted_s
+            and state.counted_w <= grant.grant_w + TOLERANCE_W
+        )
+        if not is_complete or grant is None:
+            state.applied = None
+        elif state.applied is None:
+            state.applied = AppliedNow(
+                epoch=grant.epoch,
+                generation=grant.generation,
+                at_s=now_s,
+                counted_w=state.counted_w,
+                unheld_count=unheld,
+            )
+        else:
+            state.applied = replace(state.applied, counted_w=state.counted_w, unheld_count=unheld)
+        return state.applied
+
+    def observe_draw(self, bank: str, upper_w: float, now_s: float) -> None:
+        """Take in the upper bound of the bank's own draw: above its allowance in two samples, it sheds unasked."""
+        state = self._bank(bank)
+        if state.grant is None:
+            return
+        over_w = upper_w - state.grant.grant_w
+        if over_w <= TOLERANCE_W:
+            state.above = 0
+            return
+        state.above += 1
+        if state.above >= self._settings.above_count:
+            # The trim stays until a newer grant: a bank that lied once is the controller's to judge.
+            state.trim_w = min(state.grant.grant_w, state.trim_w + over_w)
+            state.above = 0
+
+    def report(self, bank: str, now_s: float) -> GovernorReport:
+        """Return what to tell the controller of a bank now."""
+        state = self._bank(bank)
+        grant = state.grant
+        lapsed = grant is None or self._is_lapsed(state, now_s)
+        reported_w: float | None
+        if grant is not None and not lapsed:
+            reported_w = grant.grant_w
+        else:
+            reported_w = self._fall(state, now_s)
+            if state.is_lost and state.counted_w is None:
+                reported_w = None  # not read back yet: it cannot say what it holds
+        return GovernorReport(
+            bank=bank,
+            instance=self._instance,
+            boot_id=self._boot_id,
+            fence_epoch=self._durable.fence_epoch,
+            fence_instance=self._durable.fence_instance,
+            grant_epoch=0 if grant is None else grant.epoch,
+            grant_generation=0 if grant is None else grant.generation,
+            grant_w=None if grant is None else grant.grant_w,
+            reported_w=reported_w,
+            is_lapsed=lapsed,
+            is_lost=state.is_lost,
+            applied=state.applied,
+        )
+
+    # Inner.
+
+    def _fall(self, state: _Bank, now_s: float) -> float:
+        """Return min(durable grant, safe share so far, what is read back after a loss of memory), never rising."""
+        watts = safe_share_w(state.shape.schedule, state.shape.safe_share_w, now_s)
+        if state.grant is not None:
+            watts = min(watts, state.grant.grant_w)
+        elif state.counted_w is not None:
+            watts = min(watts, state.counted_w)
+        state.fallen_w = min(state.fallen_w, watts)
+        return state.fallen_w
+
+    def _is_lapsed(self, state: _Bank, now_s: float) -> bool:
+        if state.fallen_w < math.inf:
+            return True  # once fallen, only a newer grant lifts it
+        return now_s >= state.lease_until_s
+
+    def _next(self, *, grants: Mapping[str, DurableGrant], fence: tuple[int, str] | None = None) -> DurableState:
+        epoch, instance = fence or (self._durable.fence_epoch, self._durable.fence_instance)
+        return DurableState(
+            boot_id=self._boot_id,
+            fence_epoch=epoch,
+            fence_instance=instance,
+            grants=grants,
+            revision=self._durable.revision + 1,
+        )
+
+    def _bank(self, bank: str) -> _Bank:
+        try:
+            return self._banks[bank]
+        except KeyError:
+            raise NotFound(f"this agent has no bank {bank!r}.", reason="NO_SUCH_BANK") from None
