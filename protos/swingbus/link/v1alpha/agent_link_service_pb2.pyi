@@ -75,20 +75,24 @@ class StreamTelemetryResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[TelemetryWelcome, _Mapping]] = ..., ack: _Optional[_Union[TelemetryAck, _Mapping]] = ...) -> None: ...
 
 class ControlHello(_message.Message):
-    __slots__ = ("agent", "instance_uid", "effective")
+    __slots__ = ("agent", "instance_uid", "effective", "ticket")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_UID_FIELD_NUMBER: _ClassVar[int]
     EFFECTIVE_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     agent: str
     instance_uid: str
     effective: _link_pb2.EffectiveState
-    def __init__(self, agent: _Optional[str] = ..., instance_uid: _Optional[str] = ..., effective: _Optional[_Union[_link_pb2.EffectiveState, _Mapping]] = ...) -> None: ...
+    ticket: str
+    def __init__(self, agent: _Optional[str] = ..., instance_uid: _Optional[str] = ..., effective: _Optional[_Union[_link_pb2.EffectiveState, _Mapping]] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class Renewal(_message.Message):
-    __slots__ = ("sent_boottime_ns",)
+    __slots__ = ("sent_boottime_ns", "ticket")
     SENT_BOOTTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     sent_boottime_ns: int
-    def __init__(self, sent_boottime_ns: _Optional[int] = ...) -> None: ...
+    ticket: str
+    def __init__(self, sent_boottime_ns: _Optional[int] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class StreamControlRequest(_message.Message):
     __slots__ = ("hello", "effective", "renewal")
@@ -101,28 +105,32 @@ class StreamControlRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[ControlHello, _Mapping]] = ..., effective: _Optional[_Union[_link_pb2.EffectiveState, _Mapping]] = ..., renewal: _Optional[_Union[Renewal, _Mapping]] = ...) -> None: ...
 
 class Adopt(_message.Message):
-    __slots__ = ("epoch", "controller_instance", "marker", "counting")
+    __slots__ = ("epoch", "controller_instance", "marker", "counting", "ticket")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     MARKER_FIELD_NUMBER: _ClassVar[int]
     COUNTING_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     controller_instance: str
     marker: int
     counting: _containers.RepeatedCompositeFieldContainer[_link_pb2.BankCounting]
-    def __init__(self, epoch: _Optional[int] = ..., controller_instance: _Optional[str] = ..., marker: _Optional[int] = ..., counting: _Optional[_Iterable[_Union[_link_pb2.BankCounting, _Mapping]]] = ...) -> None: ...
+    ticket: str
+    def __init__(self, epoch: _Optional[int] = ..., controller_instance: _Optional[str] = ..., marker: _Optional[int] = ..., counting: _Optional[_Iterable[_Union[_link_pb2.BankCounting, _Mapping]]] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class Renewed(_message.Message):
-    __slots__ = ("sent_boottime_ns", "epoch", "ttl", "marker")
+    __slots__ = ("sent_boottime_ns", "epoch", "ttl", "marker", "ticket")
     SENT_BOOTTIME_NS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     MARKER_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     sent_boottime_ns: int
     epoch: int
     ttl: _duration_pb2.Duration
     marker: int
-    def __init__(self, sent_boottime_ns: _Optional[int] = ..., epoch: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., marker: _Optional[int] = ...) -> None: ...
+    ticket: str
+    def __init__(self, sent_boottime_ns: _Optional[int] = ..., epoch: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., marker: _Optional[int] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class StreamControlResponse(_message.Message):
     __slots__ = ("adopt", "desired", "renewed")

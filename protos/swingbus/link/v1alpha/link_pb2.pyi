@@ -300,7 +300,7 @@ class BankDesired(_message.Message):
     def __init__(self, bank: _Optional[str] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., device_budget_w: _Optional[float] = ..., points: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., urgency: _Optional[_Union[Urgency, str]] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., locked_devices: _Optional[_Iterable[str]] = ..., locked_out: _Optional[bool] = ..., starts_per_s: _Optional[float] = ..., for_instance: _Optional[str] = ...) -> None: ...
 
 class DesiredState(_message.Message):
-    __slots__ = ("epoch", "controller_instance", "generation", "hash", "banks", "marker", "ttl")
+    __slots__ = ("epoch", "controller_instance", "generation", "hash", "banks", "marker", "ttl", "ticket")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -308,6 +308,7 @@ class DesiredState(_message.Message):
     BANKS_FIELD_NUMBER: _ClassVar[int]
     MARKER_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     controller_instance: str
     generation: int
@@ -315,7 +316,8 @@ class DesiredState(_message.Message):
     banks: _containers.RepeatedCompositeFieldContainer[BankDesired]
     marker: int
     ttl: _duration_pb2.Duration
-    def __init__(self, epoch: _Optional[int] = ..., controller_instance: _Optional[str] = ..., generation: _Optional[int] = ..., hash: _Optional[str] = ..., banks: _Optional[_Iterable[_Union[BankDesired, _Mapping]]] = ..., marker: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    ticket: str
+    def __init__(self, epoch: _Optional[int] = ..., controller_instance: _Optional[str] = ..., generation: _Optional[int] = ..., hash: _Optional[str] = ..., banks: _Optional[_Iterable[_Union[BankDesired, _Mapping]]] = ..., marker: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class Straggler(_message.Message):
     __slots__ = ("device", "reason", "attempt_count")
