@@ -205,6 +205,16 @@ def load_scenario(name_or_path: str | Path, *, data: Path | None = None, shift: 
     return _shifted(parsed, shift) if shift else parsed
 
 
+def event_from_mapping(values: Mapping[str, object], scenario: model.Scenario, *, now_s: float) -> model.Event:
+    """Read one event as a test or a runner sends it: the keys of [[events]], `at_s` being now.
+
+    Raises:
+        InvalidInput: as for a scenario file.
+    """
+    table = _Table(_Source(Path("event"), ""), "", {**values, "at_s": min(now_s, scenario.duration_s)})
+    return _event(table, scenario)
+
+
 def _shifted(scenario: model.Scenario, shift: int) -> model.Scenario:
     return replace(
         scenario,
