@@ -8,13 +8,9 @@ means "unknown".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from swingbus_agent.domain.readings import Condition
-
-NO_VALUES: Mapping[str, float] = MappingProxyType({})
-NO_FAILURES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +62,9 @@ class GpuSample:
     finished_boottime_ns: int
     reason: str | None = None
     since_boottime_ns: int | None = None
-    values: Mapping[str, float] = NO_VALUES
+    values: Mapping[str, float] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
-    failures: Mapping[str, str] = NO_FAILURES
+    failures: Mapping[str, str] = field(default_factory=dict)
     processes: tuple[GpuProcess, ...] | None = None
     new_xids: tuple[int, ...] = ()
 

@@ -518,7 +518,8 @@ static void fill_field(nvmlDevice_t device, const struct reading *r, struct fiel
     case 1: wide = 1; break;                             /* ECC is on */
     case 3: case 5: wide = r->ecc_corrected, is_wide = 1; break;
     case 4: case 6: wide = r->ecc_uncorrected, is_wide = 1; break;
-    case 38: case 45: case 52: case 59: wide = r->nvlink_errors, is_wide = 1; break;
+    case 38: wide = r->nvlink_errors, is_wide = 1; break;
+    case 45: case 52: case 59: is_wide = 1; break; /* the physics knows one kind of NVLink error */
     case 74: wide = r->throttle_ns[0], is_wide = 1; break;
     case 76: wide = r->throttle_ns[1], is_wide = 1; break;
     case 82:
