@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import sys
 
-# asyncio takes along the whole of OpenSSL (5 MB) unless it is not to be had; nothing here speaks TLS.
+# asyncio and hashlib take along the whole of OpenSSL (5 MB) unless it is not to be had; nothing here speaks TLS.
 sys.modules["ssl"] = None  # type: ignore[assignment]
+sys.modules["_hashlib"] = None  # type: ignore[assignment]
 
 import asyncio  # noqa: E402
 import os  # noqa: E402
@@ -23,11 +24,13 @@ from collections.abc import Coroutine  # noqa: E402
 from typing import Any  # noqa: E402
 
 from swingbus_agent.adapters.asic import frames, luxos  # noqa: E402
-from swingbus_agent.adapters.asic.library import LibraryMiner  # noqa: E402
+from swingbus_agent.adapters.asic.library import IDENTIFY_S, LibraryMiner  # noqa: E402
 from swingbus_agent.adapters.asic.rpc import RpcFault  # noqa: E402
 
 HEARTBEAT_S = 1.0
 MAX_PRIVATE_BYTES = 1024 * 1024 * 1024  # a miner that streams without end kills the child, not the host
+# After these, somebody else may answer at the address; after a reboot or a hang it is still the same machine.
+_FORGETTABLE = frozenset({"garbage", "error_reply", "no_fields", "wrong_firmware"})
 FORGET_AFTER_FAULTS = 5
 # What the library may raise when an answer has a shape it did not expect: that miner's fault, not the process's end.
 _ODD = (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
@@ -82,7 +85,7 @@ class Child:
         self._lane = asyncio.Semaphore(int(lane))
         self._suspect_places = int(suspect_lane)
         self._suspect_lane = asyncio.Semaphore(self._suspect_places)
-        # Spread the first slow readings, so that they do not all come in one sweep later.
+        # Every miner's first reading is a full one; the later slow parts are spread over the sweeps.
         start_s, share_s = _now_s(), self._vitals_every_s / max(1, len(miners))
         self._miners = [
             _Miner(host, firmware, password, start_s + number * share_s)
@@ -103,13 +106,14 @@ class Child:
                 case "read":
                     answer = await self._read(miner)
                 case "identify":
-                    answer = await self._bounded(miner, miner.library.identify(self._deadline_s), self._deadline_s)
+                    answer = await self._bounded(miner, miner.library.identify(self._deadline_s), IDENTIFY_S)
                 case "profiles":
                     profiles = luxos.read_profiles(miner.library.host, self._deadline_s)
                     answer = await self._bounded(miner, profiles, self._deadline_s)
                 case "write":
                     verb, argument, deadline_s = arguments
-                    async with asyncio.timeout(deadline_s):
+                    # The half second is for giving a session back after the command is through.
+                    async with asyncio.timeout(deadline_s + 0.5):
                         answer = await miner.library.write(verb, argument, deadline_s)
                 case _:
                     raise RpcFault("garbage", f"no such operation: {op}")
@@ -126,20 +130,19 @@ class Child:
             self._answer([number, "ok", answer])
 
     async def _read(self, miner: _Miner) -> list[Any]:
-        vitals_due = _now_s() >= miner.vitals_due_s
+        vitals_due = miner.library.lacks_vitals or _now_s() >= miner.vitals_due_s
         call = miner.library.read(self._deadline_s, _now_s, vitals_due)
+        first_s = 0.0 if miner.library.is_known else IDENTIFY_S
         try:
-            row = await self._bounded(miner, call, self._deadline_s)
-        except (RpcFault, TimeoutError, BaseExceptionGroup, *_ODD):
-            miner.faults_in_a_row += 1
-            if miner.faults_in_a_row % FORGET_AFTER_FAULTS == 0:
+            row = await self._bounded(miner, call, self._deadline_s + first_s)
+        except (RpcFault, TimeoutError, BaseExceptionGroup, *_ODD) as error:
+            miner.faults_in_a_row += _told(error)[0] in _FORGETTABLE
+            if miner.faults_in_a_row and miner.faults_in_a_row % FORGET_AFTER_FAULTS == 0:
                 miner.library.forget()
             raise
         miner.faults_in_a_row = 0
-        if vitals_due:
+        while miner.vitals_due_s <= _now_s():
             miner.vitals_due_s += self._vitals_every_s
-            if miner.vitals_due_s < _now_s():
-                miner.vitals_due_s = _now_s() + self._vitals_every_s
         packed: list[Any] = row.pack()
         return packed
 

@@ -36,6 +36,7 @@ from swingbus_agent.domain.miner import (
 )
 
 GRACE_S = 1.0
+CONTACT_S = 10.0  # the child's own limit for identifying a miner that answers slowly
 SILENCE_S = 6.0  # six heartbeats missed: the child is stuck, in a call that does not come back or stopped from outside
 STABLE_S = 60.0
 _log = structlog.get_logger()
@@ -50,8 +51,8 @@ def boottime_s() -> float:
 class AsicSettings:
     """How the driver asks.
 
-    `read_deadline_s` and `write_deadline_s`: seconds for one look, for one command (keep both under 5 s: the library then
-    reports a silent miner as having agreed). `vitals_every_s`: how often temperatures, pools and errors are read too.
+    `read_deadline_s` and `write_deadline_s`: seconds for one look, for one command (both under 5 s, the library's own
+    limit, after which it reports what it has not been told). `vitals_every_s`: how often temperatures, pools and errors are read too.
     `max_concurrent`: miners asked at once; `suspect_places`: of those that did not answer last time.
     `restart_pause_s`: least and greatest pause before the child is started again.
     """
@@ -194,11 +195,11 @@ class AsicDriver:
         return WriteOutcome(verdict=WriteVerdict.UNSUPPORTED, detail=f"{firmware}: {detail}", ended_s=self._now())
 
     async def _ask(self, miner: str, operation: str) -> list[Any] | Unavailable | Hung:
-        # Twice the deadline: a call may have to wait for a place among the concurrent ones first.
+        # A call may wait for a place among the concurrent ones, and a first one identifies the miner too.
         self._address(miner)
         started_s = self._now()
         try:
-            answer = await self._call(miner, [operation], 2 * self._settings.read_deadline_s + GRACE_S)
+            answer = await self._call(miner, [operation], 2 * self._settings.read_deadline_s + CONTACT_S + GRACE_S)
         except _ChildDown as error:
             ended_s = self._now()
             return Unavailable(

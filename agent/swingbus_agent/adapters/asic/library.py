@@ -1,8 +1,8 @@
 """One miner through pyasic-rs: identified once, then read by field.
 
 The only module that imports the library. Decides which fields are read every time and which now and then, and turns the
-library's units into ours (it gives H/s or TH/s as it pleases). Invariant: nothing but `None` stands for what the miner did
-not say; the library's `is_mining` and `operating_state` are not read at all.
+library's units into ours (it gives H/s or TH/s as it pleases). Invariant: nothing but `None` stands for what the miner
+did not say; the library's `is_mining` (true when nobody answered) and its writes (true when refused) are not used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pyasic_rs.asic_rs import DataField, HashRateUnit
 from swingbus_agent.adapters.asic import luxos, whatsminer
 from swingbus_agent.adapters.asic.rows import Row, Vitals
 from swingbus_agent.adapters.asic.rpc import RpcFault
+from swingbus_agent.adapters.asic.whatsminer import WhatsminerWrites
 
 _ALL = [getattr(DataField, name) for name in dir(DataField) if name[0].isupper()]
 _FAST = {
@@ -24,7 +25,7 @@ _FAST = {
     "whatsminer": ("Wattage", "Hashrate", "Uptime", "ExpectedHashrate", "Fans", "FluidTemperature", "TuningTarget"),
 }
 _SLOW = ("ExpectedHashrate", "Fans", "Hashboards", "Pools", "Messages")
-_ACCOUNTS = {False: "admin", True: "super"}  # by API 3 or not
+IDENTIFY_S = 10
 
 
 def _all_but(wanted: tuple[str, ...]) -> list[Any]:
@@ -38,7 +39,7 @@ class LibraryMiner:
     def __init__(self, host: str, firmware: str, password: str | None) -> None:
         self.host = host
         self.firmware = firmware
-        self._password = password
+        self._writes = WhatsminerWrites(host, password) if firmware == "whatsminer" and password is not None else None
         self._miner: Any = None
         self._is_v3 = False
         self._vitals = Vitals()
@@ -46,29 +47,47 @@ class LibraryMiner:
         self._exclude_fast = _all_but(_FAST[firmware])
         self._exclude_slow = _all_but(tuple({*_FAST[firmware], *_SLOW}))
 
+    @property
+    def is_known(self) -> bool:
+        """Whether somebody has been identified at this address."""
+        return self._miner is not None
+
+    @property
+    def lacks_vitals(self) -> bool:
+        """Whether the slow part has never been read."""
+        return self._vitals.ended_s is None
+
     async def contact(self, deadline_s: float) -> None:
-        """Identify the miner unless that is done; raises `RpcFault`."""
+        """Identify the miner unless that is done; raises `RpcFault`.
+
+        A dead or hung miner costs one question within `deadline_s`. One that answers is then identified, which takes the
+        library up to four questions in a row, so up to `IDENTIFY_S`.
+        """
         if self._miner is not None:
             return
-        if self.firmware == "whatsminer":
-            self._is_v3 = await whatsminer.speaks_v3(self.host, deadline_s)
-        else:
-            await luxos.read_config(self.host, deadline_s)  # a dead or hung one costs one question, not a scan
-        found = await MinerFactory().with_identification_timeout_secs(max(1, int(deadline_s))).get_miner(self.host)
+        refusal: RpcFault | None = None
+        try:
+            if self.firmware == "whatsminer":
+                self._is_v3 = await whatsminer.speaks_v3(self.host, deadline_s)
+            else:
+                await luxos.read_config(self.host, deadline_s)
+        except RpcFault as fault:
+            if fault.reason != "error_reply":
+                raise
+            refusal = fault  # it speaks, but another language: let the library say which
+        found = await _awaited(MinerFactory().with_identification_timeout_secs(IDENTIFY_S).get_miner(self.host))
         if found is None:
-            raise RpcFault("garbage", "answers, but not as any firmware that pyasic-rs knows")
+            raise refusal or RpcFault("garbage", "answers, but not as any firmware that pyasic-rs knows")
         if self.firmware not in found.firmware.lower().replace(" ", ""):
             raise RpcFault("wrong_firmware", f"configured as {self.firmware}, answers as {found.firmware}")
-        if self.firmware == "whatsminer" and self._password is not None:
-            found.set_auth(_ACCOUNTS[self._is_v3], self._password)
-        if self.firmware == "luxos":
-            profiles = await luxos.read_profiles(self.host, deadline_s)
-            self._profiles = {name: (watts, rate) for name, watts, rate in profiles}
+        if refusal is not None:
+            raise refusal
         self._miner = found
 
     def forget(self) -> None:
         """Identify anew at the next contact: the board may have been swapped or flashed."""
         self._miner = None
+        self._profiles = {}
 
     async def read(self, deadline_s: float, now: Any, vitals_due: bool) -> Row:
         """Look at the miner; raises `RpcFault` or `TimeoutError`."""
@@ -78,6 +97,8 @@ class LibraryMiner:
         async with asyncio.TaskGroup() as tasks:
             own = tasks.create_task(self._ask_state(deadline_s))
             theirs = tasks.create_task(_get_data(self._miner, exclude))
+        if self.firmware == "luxos" and not self._profiles:
+            await self._learn_profiles(deadline_s)
         says_asleep, profile = own.result()
         data = theirs.result()
         ended_s = now()
@@ -124,15 +145,18 @@ class LibraryMiner:
                 "profile": ("profileset", str(argument)),
             }[verb]
             return await luxos.write(self.host, command, word, deadline_s)
-        if self._password is None:
+        if self._writes is None:
             raise RpcFault("error_reply", "no password configured: Whatsminer takes no writes without one")
-        await self.contact(deadline_s)
-        miner = self._miner
-        call = {"sleep": miner.pause, "wake": miner.resume, "limit": lambda: miner.set_power_limit(float(argument))}
-        # The library tells yes from no and nothing more.
-        if not await _awaited(call[verb]()):
-            raise RpcFault("error_reply", "the miner said no: wrong or default password, or its write API is closed")
-        return "accepted"
+        if self._miner is None:  # else the version is known
+            self._is_v3 = await whatsminer.speaks_v3(self.host, deadline_s)
+        return await self._writes.write(self._is_v3, verb, argument, deadline_s)
+
+    async def _learn_profiles(self, deadline_s: float) -> None:
+        try:
+            profiles = await luxos.read_profiles(self.host, deadline_s)
+        except RpcFault:
+            return  # the reading stands without a limit; asked again at the next one
+        self._profiles = {name: (watts, rate) for name, watts, rate in profiles}
 
     async def _ask_state(self, deadline_s: float) -> tuple[bool | None, str | None]:
         if self.firmware == "whatsminer":

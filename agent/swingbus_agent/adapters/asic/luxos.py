@@ -63,7 +63,7 @@ async def write(host: str, command: str, argument: str, deadline_s: float) -> st
     try:
         session, is_ours = await _open_session(host, left_s)
     except RpcFault as error:
-        if error.reason == "hung":  # the command itself was never sent
+        if error.reason in ("hung", "truncated"):  # the command itself was never sent
             raise RpcFault("error_reply", f"no session: {error}") from error
         raise
     try:
