@@ -102,7 +102,9 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
                     )
                 )  # fmt: skip
                 continue
-            starts_now, waits_for, waits_at = True, (), None
+            starts_now = True
+            waits_for: tuple[str, ...] = ()
+            waits_at: str | None = None
             if delta_w <= 0:
                 coming.free(path, -delta_w, f"{move.bank} {move.from_point} to {move.to_point}")
             elif room.units_that_fit(path, delta_w, 1):
@@ -115,8 +117,7 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
                     refused.append(Refusal(move=move, count=count, code=RefusalCode.NO_WATTS, detail=detail))
                     continue
                 starts_now, waits_for = False, coming.names(full)
-                room_taken = delta_w
-                coming.take(path, room_taken)
+                coming.take(path, delta_w)
             if not is_safety:
                 slots -= 1
             admitted.append(
@@ -237,4 +238,5 @@ def _parts(move: Move, bank: BankView, most: int) -> list[tuple[int, tuple[str, 
     if bank.kind is DeviceKind.GPU:
         return [(bank.unit_size, ()) for _ in range(move.count // bank.unit_size)]
     whole, rest = divmod(move.count, most)
-    return [(most, ())] * whole + ([(rest, ())] if rest else [])
+    counts = [most] * whole + ([rest] if rest else [])
+    return [(count, ()) for count in counts]

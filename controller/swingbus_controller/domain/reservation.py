@@ -63,9 +63,11 @@ class Reservation:
             problems.append(f"uptime_ratio is {self.uptime_ratio}, must be above 0 and at most 1")
         if not 0.0 <= self.throughput_floor_ratio <= 1.0:
             problems.append(f"throughput_floor_ratio is {self.throughput_floor_ratio}, must be 0 to 1")
-        for step in self.credit_steps:
-            if not 0.0 < step.below_uptime_ratio <= 1.0 or not 0 <= step.credit_ratio <= 1:
-                problems.append(f"credit step {step.below_uptime_ratio}/{step.credit_ratio}: both must lie in 0 to 1")
+        problems += [
+            f"credit step {step.below_uptime_ratio}/{step.credit_ratio}: both must lie in 0 to 1"
+            for step in self.credit_steps
+            if not 0.0 < step.below_uptime_ratio <= 1.0 or not 0 <= step.credit_ratio <= 1
+        ]
         if not self.inference_class:
             problems.append("inference_class is empty")
         if problems:
@@ -222,7 +224,8 @@ def check_acceptance(
                 have = sum(b.device_count // b.unit_size * b.unit_size for b in serving)
                 return Acceptance(
                     accepted=False,
-                    reason=f"reservation {reservation.id}: {missing} GPUs of class {reservation.inference_class} too few; the site has {have}",
+                    reason=f"reservation {reservation.id}: {missing} GPUs of class {reservation.inference_class} too few; "
+                    f"the site has {have}",
                 )
             fitting = [b for b in open_banks if room.units_that_fit(room.path(b.feeder, b.bank), added_w(b), 1)]
             if not fitting:
