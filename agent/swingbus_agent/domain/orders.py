@@ -53,7 +53,7 @@ class BankOrder:
     """What one bank may draw and should do."""
 
     bank: str
-    generation: int
+    generation: int  # of the grant; points may change under the same grant
     grant_w: float
     device_budget_w: float
     points: tuple[PointOrder, ...]
@@ -62,6 +62,7 @@ class BankOrder:
     locked_out: bool = False
     locked_devices: tuple[str, ...] = ()
     starts_per_s: float = 0.0  # 0 = no limit
+    for_instance: str = ""  # the run of this agent that the grant is meant for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +79,28 @@ class AgentOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BankCounting:
+    """How watts enforced on devices are counted at the feeder; the site's owner sets it, the controller sends it."""
+
+    bank: str
+    gpu_limit_ratio: float
+    asic_target_ratio: float
+    asic_boot_w: float
+    rest_w: float
+    device_ceiling_w: float  # of a device of which nothing is known
+    cooling_ratio: float
+    losses_ratio: float
+    fixed_w: float  # host, cooling at nameplate, start peak
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptOrder:
-    """Fences this agent to an epoch without changing watts."""
+    """Fences this agent to an epoch without changing watts; banks without counting are unmanaged."""
 
     epoch: int
     controller_instance: str
     marker: int
+    counting: tuple[BankCounting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +151,10 @@ class BankReport:
     ready_workloads: tuple[UnitWorkload, ...] = ()
     failed_workloads: tuple[UnitWorkload, ...] = ()
     released_units: tuple[int, ...] = ()
+    reported_w: float | None = None  # most it may draw without hearing from the controller again; None: not known yet
+    is_lapsed: bool = False
+    is_lost: bool = False
+    unheld_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,3 +169,6 @@ class AgentReport:
     boottime_s: float
     boot_id: str
     refusal: str = ""
+    instance_uid: str = ""
+    sequence: int = 0  # + 1 per report of this instance
+    fence_instance: str = ""
