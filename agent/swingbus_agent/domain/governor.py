@@ -10,11 +10,11 @@ How an executor uses it (all times are CLOCK_BOOTTIME of this host):
     governor = Governor(settings=..., banks=..., durable=loaded_or_None, boot_id=..., instance=uuid, now_s=...)
     report: ticket = governor.issue_ticket(now_s); send it with governor.report(bank, now_s) for each bank
     answer: outcome = governor.receive(desired, now_s)
-            if outcome.persist is not None: fsync(to_record(outcome.persist)); governor.confirm(outcome.persist)
+            if outcome.persist is not None: fsync(to_record(outcome.persist)); governor.confirm(outcome.persist, now_s)
     tick:   allowance = governor.allowance(bank, now_s)      # obey: watts, and whether anything may be raised at all
             lazy = governor.due_refresh(now_s): fsync, confirm
     write:  start = governor.start_write(bank, device, raises=..., now_s=...)
-            if start.persist is not None: fsync; governor.confirm(start.persist)
+            if start.persist is not None: fsync; governor.confirm(start.persist, now_s)
             then finish_write(bank, device, now_s) or time_out_write(bank, device, now_s)
     sweep:  governor.observe(bank, counted_w={device: watts or None}, base_w=..., begun_s=..., now_s=...)
     meter:  governor.observe_draw(bank, upper_w, now_s)      # above its grant twice: the allowance falls by itself
@@ -29,7 +29,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from swingbus.faults import InvalidInput, NotFound
-
 from swingbus_agent.domain.grant import (
     BankGrant,
     Desired,
@@ -158,7 +157,10 @@ class _Bank:
         "above",
         "accepted_s",
         "applied",
+        "base_w",
         "counted_w",
+        "device_w",
+        "fallen_s",
         "fallen_w",
         "grant",
         "in_flight",
@@ -175,13 +177,16 @@ class _Bank:
         self.shape = shape
         self.grant: DurableGrant | None = None
         self.is_lost = False
-        self.lease_until_s = -math.inf
-        self.fallen_w = math.inf
+        self.lease_until_s = 0.0  # CLOCK_BOOTTIME is above 0: no lease
+        self.fallen_w = math.inf  # below infinity once the grant was over: only a grant asked for later lifts it
+        self.fallen_s = math.inf
         self.accepted_s = -math.inf
         self.in_flight: dict[str, bool] = {}
         self.quarantine: dict[str, float] = {}
         self.last_write_s = -math.inf
+        self.base_w = 0.0
         self.counted_w: float | None = None
+        self.device_w: dict[str, float] = {}  # counted watts per device: as read back, or as written since
         self.unheld = 0
         self.applied: AppliedNow | None = None
         self.above = 0
@@ -208,6 +213,7 @@ class Governor:
         self._tickets: deque[tuple[str, float]] = deque()
         self._ticket_count = 0
         self._durable = durable or DurableState(boot_id=boot_id)
+        self._staged = self._durable  # the newest state handed out to be stored; in force only once confirmed
         same_boot = durable is not None and durable.boot_id == boot_id
         for bank in self._banks.values():
             bank.grant = self._durable.grants.get(bank.shape.name)
@@ -233,31 +239,38 @@ class Governor:
     def receive(self, desired: Desired, now_s: float) -> Outcome:
         """Judge a message; accepted grants wait for `confirm`."""
         fence = (desired.epoch, desired.controller_instance)
-        if desired.epoch < self._durable.fence_epoch:
+        if desired.epoch < self._staged.fence_epoch:
             return Outcome(epoch_verdict=Verdict.OLD_EPOCH)
-        if desired.epoch == self._durable.fence_epoch and fence[1] != self._durable.fence_instance:
+        if desired.epoch == self._staged.fence_epoch and fence[1] != self._staged.fence_instance:
             return Outcome(epoch_verdict=Verdict.OTHER_INSTANCE)
         sent_s = next((sent for ticket, sent in self._tickets if ticket == desired.ticket), None)
         if sent_s is None:
             return Outcome(epoch_verdict=Verdict.UNKNOWN_TICKET)
         lease_until_s = sent_s + min(desired.ttl_s, self._settings.ttl_max_s)
-        grants = dict(self._durable.grants)
+        grants = dict(self._staged.grants)
         verdicts: list[tuple[str, Verdict]] = []
         for grant in desired.grants:
             verdict = self._judge(grant, desired.epoch, lease_until_s, now_s)
             verdicts.append((grant.bank, verdict))
             if verdict is Verdict.RENEWED:
                 bank = self._banks[grant.bank]
-                bank.lease_until_s = max(bank.lease_until_s, lease_until_s)
+                if bank.grant is not None and bank.grant.generation == grant.generation:
+                    bank.lease_until_s = max(bank.lease_until_s, lease_until_s)
             elif verdict is Verdict.ACCEPTED:
+                bank = self._banks[grant.bank]
+                is_lapsed = self._is_lapsed(bank, now_s)
+                if is_lapsed:
+                    self._fall(bank, now_s)  # an end that nobody noticed yet is dated now
+                # Who decided this before hearing that the grant was over meant no raise: it stays over.
+                is_blind = is_lapsed and sent_s < bank.fallen_s
                 grants[grant.bank] = DurableGrant(
                     epoch=desired.epoch,
                     generation=grant.generation,
                     grant_w=grant.grant_w,
-                    lease_until_s=lease_until_s,
+                    lease_until_s=bank.lease_until_s if is_blind else lease_until_s,
                 )
         persist = None
-        if desired.epoch > self._durable.fence_epoch or any(v is Verdict.ACCEPTED for _, v in verdicts):
+        if desired.epoch > self._staged.fence_epoch or any(v is Verdict.ACCEPTED for _, v in verdicts):
             persist = self._next(grants=grants, fence=fence)
         return Outcome(epoch_verdict=Verdict.ACCEPTED, banks=tuple(verdicts), persist=persist)
 
@@ -265,7 +278,7 @@ class Governor:
         bank = self._banks.get(grant.bank)
         if bank is None:
             return Verdict.UNKNOWN_BANK
-        have = bank.grant
+        have = self._staged.grants.get(grant.bank)
         if have is not None and (epoch, grant.generation) < (have.epoch, have.generation):
             return Verdict.OLD_GENERATION
         if have is not None and (epoch, grant.generation) == (have.epoch, have.generation):
@@ -289,17 +302,27 @@ class Governor:
                 continue
             have = bank.grant
             if have is None or (grant.epoch, grant.generation) > (have.epoch, have.generation):
+                is_over = bank.fallen_w < math.inf and grant.lease_until_s <= now_s
                 bank.lease_until_s = grant.lease_until_s
                 bank.accepted_s = now_s
                 bank.is_lost = False
-                bank.fallen_w = math.inf
+                if is_over:
+                    bank.fallen_w = min(bank.fallen_w, grant.grant_w)
+                else:
+                    bank.fallen_w = math.inf
+                    bank.fallen_s = math.inf
                 bank.applied = None
                 bank.above = 0
                 bank.trim_w = 0.0
             bank.grant = grant
 
     def due_refresh(self, now_s: float) -> DurableState | None:
-        """Return a state worth storing although nothing waits for it: longer leases, writes that have closed."""
+        """Return a state worth storing although nothing waits for it: longer leases, writes that have closed.
+
+        A state handed out earlier and not confirmed (the disk was full) comes again first.
+        """
+        if self._staged.revision > self._durable.revision:
+            return self._staged
         grants = dict(self._durable.grants)
         changed = False
         for name, bank in self._banks.items():
@@ -327,8 +350,14 @@ class Governor:
             )
         return Allowance(watts=self._fall(state, now_s), may_raise=False, why="lost" if state.is_lost else "lapsed")
 
-    def start_write(self, bank: str, device: str, *, raises: bool, now_s: float) -> WriteStart:
-        """Ask to write to a device: one write in flight each, no raise in quarantine or without a living grant."""
+    def start_write(
+        self, bank: str, device: str, *, raises: bool, now_s: float, counted_w: float | None = None
+    ) -> WriteStart:
+        """Ask to write to a device: one write in flight each, no raise in quarantine or without a living grant.
+
+        With `counted_w` (what the device will count at), a raise that would take the bank's counted watts above its
+        allowance is refused too; it needs one full read-back first.
+        """
         state = self._bank(bank)
         if device in state.in_flight:
             return WriteStart(may_write=False, why="a write is in flight")
@@ -337,12 +366,16 @@ class Governor:
                 return WriteStart(may_write=False, why="nothing may be raised")
             if now_s < state.quarantine.get(device, -math.inf):
                 return WriteStart(may_write=False, why="a timed-out write may still land")
+            if counted_w is not None and not self._has_room(state, device, counted_w, now_s):
+                return WriteStart(may_write=False, why="the grant has no room for it")
+        if counted_w is not None:
+            state.device_w[device] = max(counted_w, state.device_w.get(device, 0.0))
         state.in_flight[device] = raises
         state.last_write_s = now_s
         state.applied = None
         if raises and state.grant is not None and not state.grant.writes_open:
-            grants = dict(self._durable.grants)
-            grants[bank] = replace(state.grant, writes_open=True)
+            grants = dict(self._staged.grants)
+            grants[bank] = replace(grants[bank], writes_open=True)
             return WriteStart(may_write=True, why="granted", persist=self._next(grants=grants))
         return WriteStart(may_write=True, why="granted")
 
@@ -379,7 +412,9 @@ class Governor:
             if watts is None or device in state.in_flight or device in state.quarantine:
                 watts = state.shape.device_ceiling_w if watts is None else max(watts, state.shape.device_ceiling_w)
                 unheld += 1
+            state.device_w[device] = watts
             devices_w += watts
+        state.base_w = base_w
         state.counted_w = base_w + devices_w * (1.0 + state.shape.overhead_ratio)
         state.unheld = unheld
         grant = state.grant
@@ -446,7 +481,18 @@ class Governor:
             applied=state.applied,
         )
 
+    def counted_w(self, bank: str) -> float | None:
+        """Return what the bank counted at in the last read-back, None before the first."""
+        return self._bank(bank).counted_w
+
     # Inner.
+
+    def _has_room(self, state: _Bank, device: str, counted_w: float, now_s: float) -> bool:
+        if state.counted_w is None:
+            return False
+        others_w = sum(watts for name, watts in state.device_w.items() if name != device)
+        total_w = state.base_w + (others_w + counted_w) * (1.0 + state.shape.overhead_ratio)
+        return total_w <= self.allowance(state.shape.name, now_s).watts + TOLERANCE_W
 
     def _fall(self, state: _Bank, now_s: float) -> float:
         """Return min(durable grant, safe share so far, what is read back after a loss of memory), never rising."""
@@ -455,6 +501,8 @@ class Governor:
             watts = min(watts, state.grant.grant_w)
         elif state.counted_w is not None:
             watts = min(watts, state.counted_w)
+        if state.fallen_w == math.inf:
+            state.fallen_s = now_s
         state.fallen_w = min(state.fallen_w, watts)
         return state.fallen_w
 
@@ -464,14 +512,15 @@ class Governor:
         return now_s >= state.lease_until_s
 
     def _next(self, *, grants: Mapping[str, DurableGrant], fence: tuple[int, str] | None = None) -> DurableState:
-        epoch, instance = fence or (self._durable.fence_epoch, self._durable.fence_instance)
-        return DurableState(
+        epoch, instance = fence or (self._staged.fence_epoch, self._staged.fence_instance)
+        self._staged = DurableState(
             boot_id=self._boot_id,
             fence_epoch=epoch,
             fence_instance=instance,
             grants=grants,
-            revision=self._durable.revision + 1,
+            revision=self._staged.revision + 1,
         )
+        return self._staged
 
     def _bank(self, bank: str) -> _Bank:
         try:

@@ -123,7 +123,7 @@ def grant_w(spec: BankSpec, points: Iterable[OperatingPoint], *, is_starting: bo
     >>> s19 = BankSpec(name="c1/s19", agent="c1", feeder="c1", kind=DeviceKind.ASIC, device_count=100,
     ...     device_ceiling_w=3250, device_floor_w=15, host_w=500, cooling_ratio=0.05)
     >>> round(grant_w(s19, [OperatingPoint(count=40, device_w=2794)]))
-    130526
+    130528
     """
     devices_w = 0.0
     count = 0

@@ -30,7 +30,6 @@ from enum import Enum
 from typing import assert_never
 
 from swingbus.faults import InvalidInput, NotFound, WrongState
-
 from swingbus_controller.domain.bank import BankSpec, BankState, largest_device_w
 from swingbus_controller.domain.budget_events import (
     BankAdopted,

@@ -15,7 +15,6 @@ from enum import Enum
 from typing import Any
 
 from swingbus.faults import InvalidInput
-
 from swingbus_controller.domain.limits import Limit
 
 

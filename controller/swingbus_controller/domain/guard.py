@@ -71,13 +71,12 @@ def guard(ledger: Ledger, steps: Sequence[ShedStep], now_s: float) -> GuardPlan:
     for feeder in feeders:
         if not ledger.has_excess(feeder, now_s) and not _overload_w(ledger, feeder, now_s):
             continue
-        need_w = shed.need_w(feeder)
-        if _is_paper_only(ledger, feeder, now_s):
-            continue
         inside = ledger.tree.subtree(feeder)
         for bank in ledger.bank_names():
             if ledger.spec(bank).feeder in inside:
                 shed.withdraw(bank)
+        if _is_paper_only(ledger, feeder, now_s):
+            continue
         for step in steps:
             need_w = shed.need_w(feeder)
             if need_w <= TOLERANCE_W:

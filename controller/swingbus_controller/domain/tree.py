@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from swingbus.faults import InvalidInput, NotFound
-
 from swingbus_controller.domain.limits import Limit
 
 

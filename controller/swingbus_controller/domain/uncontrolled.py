@@ -10,16 +10,29 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from swingbus_controller.domain.evidence import MeterHistory
 from swingbus_controller.domain.protocol import ProtocolSettings
 
 BUCKET_COUNT = 90
+
+
+def aligned_lower_w(history: MeterHistory, *, overlap_count: int, now_s: float, settings: ProtocolSettings) -> float:
+    """Return what a group surely drew while another meter's window ran: the least of the newest windows.
+
+    Clocks of two hosts are never compared, so every one of the newest `overlap_count` windows (lag difference and
+    delivery, in windows, plus one) counts as possibly the same stretch of time. 0 without a live meter.
+    """
+    if len(history.windows) < overlap_count or not history.is_live(now_s, settings):
+        return 0.0
+    newest = list(history.windows)[-overlap_count:]
+    return min(history.meter.lower_w(window.mean_w) for window in newest)
 
 
 class UncontrolledLoad:
     """The running maximum of what one feeder carries beyond its banks.
 
     The caller aligns the two readings: `banks_lower_w` are the lower bounds over the *same* stretch of time as the
-    feeder's window (older by the difference of the meters' lags); banks without a live meter count 0 there.
+    feeder's window (`aligned_lower_w`); banks without a live meter count 0 there.
     """
 
     def __init__(self, *, max_w: float, step_w: float) -> None:
