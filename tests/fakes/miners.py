@@ -1,9 +1,28 @@
-"""A simulated miner's physics for tests: instant or with a ramp, honest or lying, with socket weather on demand."""
+"""A simulated miner's physics for tests, honest or lying, with socket weather on demand; and a driver on top of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from swingbus.faults import NotFound
+from swingbus_agent.domain.miner import (
+    CAPABILITIES,
+    Hung,
+    MinerCapabilities,
+    MinerFirmware,
+    MinerIdentity,
+    MinerOutcome,
+    MinerProfile,
+    MinerReading,
+    PowerSource,
+    Unavailable,
+    UnavailableReason,
+    Unsupported,
+    WriteOutcome,
+    WriteVerdict,
+    merge_state,
+)
 from swingbus_sim.ports import AsicProfile, AsicReading, AsicState, NetworkFault, NetworkWeather
 
 PROFILES = (
@@ -92,3 +111,134 @@ class FakeAsic:
     def _boot(self, now_s: float) -> None:
         self.state = AsicState.BOOTING
         self._ready_s = now_s + self.boots_for_s
+
+
+class FakeMinerDriver:
+    """A `MinerDriver` straight on `FakeAsic`s: no sockets, same answers. The socket weather becomes its outcome at once."""
+
+    def __init__(
+        self,
+        asics: Mapping[str, tuple[FakeAsic, MinerFirmware]],
+        now: Callable[[], float],
+        *,
+        read_deadline_s: float = 3.0,
+    ) -> None:
+        self._asics = asics
+        self._now = now
+        self._read_deadline_s = read_deadline_s
+        self._hung_since_s: dict[str, float] = {}
+        self.refuse_writes_with: str | None = None  # such as "check token error": a wrong password
+
+    def capabilities(self, miner: str) -> MinerCapabilities:
+        return CAPABILITIES[self._find(miner)[1]]
+
+    async def read(self, miner: str) -> MinerOutcome:
+        asic, _ = self._find(miner)
+        now_s = self._now()
+        failure = self._failure(miner, asic, now_s)
+        if failure is not None:
+            return failure
+        said = asic.reading(now_s)
+        is_asleep = said.state in (AsicState.SLEEPING, AsicState.OFF)
+        return MinerReading(
+            name=miner,
+            started_s=now_s,
+            ended_s=self._now(),
+            state=merge_state(is_asleep, said.hashrate_ths),
+            power_w=said.power_w,
+            power_source=PowerSource.NONE if said.power_w is None else PowerSource.MINER,
+            hashrate_ths=said.hashrate_ths,
+            expected_hashrate_ths=said.expected_hashrate_ths,
+            uptime_s=float(said.uptime_s),
+            profile=said.profile,
+            power_limit_w=said.power_limit_w,
+            inlet_temperature_c=said.inlet_temperature_c,
+            board_temperatures_c=said.board_temperatures_c,
+            chip_temperatures_c=said.chip_temperatures_c,
+            fan_speeds_rpm=tuple(float(rpm) for rpm in said.fan_speeds_rpm),
+            pool_is_alive=said.pool_is_alive,
+            accepted_shares=said.accepted_shares,
+            rejected_shares=said.rejected_shares,
+            errors=(),
+            vitals_ended_s=now_s,
+        )
+
+    async def identify(self, miner: str) -> MinerIdentity | Unavailable | Hung:
+        asic, firmware = self._find(miner)
+        failure = self._failure(miner, asic, self._now())
+        if failure is not None:
+            return failure
+        return MinerIdentity(
+            make="Antminer" if firmware is MinerFirmware.LUXOS else "Whatsminer",
+            model=asic.model,
+            firmware=firmware.value,
+            firmware_version="1",
+            mac=asic.mac,
+            serial_number=asic.serial_number,
+        )
+
+    async def profiles(self, miner: str) -> tuple[MinerProfile, ...] | Unsupported | Unavailable | Hung:
+        asic, firmware = self._find(miner)
+        if not self.capabilities(miner).can_set_profile:
+            return Unsupported(detail=f"{firmware.value} has no power profiles")
+        failure = self._failure(miner, asic, self._now())
+        if failure is not None:
+            return failure
+        found = [MinerProfile(name=p.name, power_w=p.power_w, hashrate_ths=p.hashrate_ths) for p in asic.profiles]
+        return tuple(sorted(found, key=lambda profile: profile.power_w))
+
+    async def sleep(self, miner: str) -> WriteOutcome:
+        return self._write(miner, lambda asic, now_s: asic.sleep(now_s))
+
+    async def wake(self, miner: str) -> WriteOutcome:
+        return self._write(miner, lambda asic, now_s: asic.wake(now_s))
+
+    async def set_profile(self, miner: str, profile: str) -> WriteOutcome:
+        asic, _ = self._find(miner)
+        if not self.capabilities(miner).can_set_profile:
+            return self._outcome(WriteVerdict.UNSUPPORTED, "no power profiles")
+        if all(known.name != profile for known in asic.profiles):
+            return self._outcome(WriteVerdict.REFUSED, "Profile not found")
+        return self._write(miner, lambda asic, now_s: asic.set_profile(now_s, profile))
+
+    async def set_power_limit(self, miner: str, power_w: float) -> WriteOutcome:
+        if not self.capabilities(miner).can_set_power_limit:
+            return self._outcome(WriteVerdict.UNSUPPORTED, "no power limit")
+        if not power_w > 0:
+            return self._outcome(WriteVerdict.REFUSED, "power limit out of range")
+        return self._write(miner, lambda asic, now_s: asic.set_power_limit(now_s, power_w))
+
+    def _find(self, miner: str) -> tuple[FakeAsic, MinerFirmware]:
+        if miner not in self._asics:
+            raise NotFound(f"no miner {miner!r} in this agent's configuration", metadata={"miner": miner})
+        return self._asics[miner]
+
+    def _outcome(self, verdict: WriteVerdict, detail: str) -> WriteOutcome:
+        return WriteOutcome(verdict=verdict, detail=detail, ended_s=self._now())
+
+    def _failure(self, miner: str, asic: FakeAsic, now_s: float) -> Unavailable | Hung | None:
+        weather = asic.weather(now_s)
+        is_hung = weather.fault is NetworkFault.HUNG
+        if is_hung or (weather.fault is NetworkFault.LATE and weather.delay_s > self._read_deadline_s):
+            return Hung(since_s=self._hung_since_s.setdefault(miner, now_s), ended_s=now_s)
+        self._hung_since_s.pop(miner, None)
+        reason = {
+            NetworkFault.REFUSED: UnavailableReason.REFUSED,
+            NetworkFault.TRUNCATED: UnavailableReason.TRUNCATED,
+        }.get(weather.fault)
+        if reason is None:
+            return None
+        return Unavailable(reason=reason, detail=f"fake: {reason.value}", started_s=now_s, ended_s=now_s)
+
+    def _write(self, miner: str, change: Callable[[FakeAsic, float], None]) -> WriteOutcome:
+        asic, _ = self._find(miner)
+        now_s = self._now()
+        failure = self._failure(miner, asic, now_s)
+        if isinstance(failure, Hung):
+            return self._outcome(WriteVerdict.TIMED_OUT, "no answer within the deadline")
+        if failure is not None:
+            return self._outcome(WriteVerdict.REFUSED, failure.detail)
+        if self.refuse_writes_with is not None:
+            return self._outcome(WriteVerdict.REFUSED, self.refuse_writes_with)
+        change(asic, now_s)
+        return self._outcome(WriteVerdict.ACCEPTED, "ok")
