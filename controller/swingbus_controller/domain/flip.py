@@ -301,6 +301,8 @@ def step(flip: Flip, event: FlipEvent) -> _Step:
     """
     if flip.is_over:
         raise _invalid(flip, event, "the flip is over")
+    if isinstance(event, _EVIDENCE) and event.at_s < flip.since_s:
+        raise _invalid(flip, event, "it was taken before the phase began, so it shows nothing of it")
     forward = flip.direction is Direction.FORWARD
     match event:
         case Begun() if flip.phase is Phase.PLANNED and flip.watts is WattState.UNCHANGED:
@@ -388,6 +390,7 @@ def recover(flip: Flip, observation: Observation, *, event_id: str, now_s: float
     return _after_release(flip, event)
 
 
+_EVIDENCE = (Drained, Released, Applied, WorkloadReady, VerifiedRunning, WattsSettled)
 _WAITS_FOR_WATTS = (Phase.PLANNED, Phase.SETTLING)
 
 

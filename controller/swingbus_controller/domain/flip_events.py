@@ -1,7 +1,7 @@
 """What can happen to a flip (events, past tense) and what is to be done about it (instructions, imperative).
 
-This room decides nothing. Every event has an id, which the instructions that follow repeat as their cause, and a time. Evidence
-events may only be made from readings taken after the change was in force (POWER.md, Settle). Invariant: plain values.
+This room decides nothing. Every event has an id, which the instructions that follow repeat as their cause, and a time; for evidence
+that is when its reading began, so that a reading older than the phase shows nothing of it. Invariant: plain values.
 """
 
 from __future__ import annotations
