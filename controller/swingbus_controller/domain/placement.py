@@ -237,8 +237,13 @@ def _move(
 
 
 def held_claim_w(flip: Flip) -> float:
-    """Return the watts at the feeder that an open flip's devices count now."""
-    if flip.claim_delta_w > 0.0:
+    """Return the watts at the feeder that an open flip's devices count now.
+
+    A shed for safety counts at its aim from the start: its grant was cut before it began, and nothing may grow into the difference.
+    """
+    if flip.is_safety and flip.claim_delta_w <= 0.0:
+        at_aim = True
+    elif flip.claim_delta_w > 0.0:
         at_aim = flip.watts is WattState.HELD
     else:
         at_aim = flip.watts is WattState.GIVEN_BACK

@@ -1,0 +1,122 @@
+"""Everything that is decided or learned for good at one site: a fold of the journal, and nothing else.
+
+Decides nothing. Refuses to know: agents' connections, clocks, what is only observed. Invariant: `fold` of every payload in order
+rebuilds the same state, so a controller that was killed between two records goes on from the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from swingbus.faults import InvalidInput
+from swingbus_controller.domain.budget import Ledger
+from swingbus_controller.domain.budget_events import BudgetEvent, from_record, to_record
+from swingbus_controller.domain.curtailment import OVER, Curtailment
+from swingbus_controller.domain.directives import Answered, Lockout, Pin
+from swingbus_controller.domain.flip import Flip
+from swingbus_controller.domain.placement import BankModel, Holdings, bank_model
+from swingbus_controller.domain.plan import Authority
+from swingbus_controller.domain.records import build, plain
+from swingbus_controller.domain.reservation import Reservation
+from swingbus_controller.domain.sitefile import SiteFile
+
+# Ended flips that stay in memory for `flip list`; the journal keeps all.
+KEPT_FLIPS = 2000
+KEPT_ANSWERS = 10_000
+
+
+def budget_payload(event: BudgetEvent) -> dict[str, Any]:
+    """Return the journal payload of a ledger event."""
+    return {"budget": to_record(event)}
+
+
+def payload(kind: str, value: object) -> dict[str, Any]:
+    """Return the journal payload of one of our own records."""
+    return {kind: plain(value)}
+
+
+class SiteState:
+    """One site's facts."""
+
+    def __init__(self, site: SiteFile) -> None:
+        self.site = site
+        self.models: dict[str, BankModel] = {
+            declared.name: bank_model(declared, site.classes[declared.device_class]) for declared in site.banks
+        }
+        self.ledger = Ledger(tree=site.tree, banks=[b.spec for b in site.banks], settings=site.protocol)
+        self.holdings: dict[str, Holdings] = {}
+        self.flips: dict[str, Flip] = {}
+        self.curtailments: dict[str, Curtailment] = {}
+        self.pins: dict[str, Pin] = {}
+        self.lockouts: dict[str, Lockout] = {}
+        self.reservations: dict[str, Reservation] = {}
+        self.answered: dict[str, Answered] = {}
+        self.accusations: dict[str, tuple[str, ...]] = {}
+        self.authority: Authority = site.authority
+
+    def fold(self, record: Mapping[str, Any]) -> None:
+        """Take one journaled payload in; raise InvalidInput for one that this program does not know."""
+        for kind, value in record.items():
+            match kind:
+                case "budget":
+                    self.ledger.apply(from_record(value))
+                case "flip":
+                    self._keep_flip(build(Flip, value))
+                case "holdings":
+                    held = build(Holdings, value)
+                    self.holdings[held.bank] = held
+                case "curtailment":
+                    order = build(Curtailment, value)
+                    self.curtailments[order.id] = order
+                case "pin":
+                    pin = build(Pin, value)
+                    self.pins[pin.bank] = pin
+                case "unpin":
+                    self.pins.pop(value["bank"], None)
+                case "lockout":
+                    lockout = build(Lockout, value)
+                    self.lockouts[lockout.bank] = lockout
+                case "lockout_lifted":
+                    self.lockouts.pop(value["bank"], None)
+                case "reservation":
+                    reservation = build(Reservation, value)
+                    self.reservations[reservation.id] = reservation
+                case "authority":
+                    self.authority = Authority(value["authority"])
+                case "accusation":
+                    self._accuse(value["subject"], value["word"])
+                case "answered":
+                    self._keep_answer(build(Answered, value))
+                case "signals" | "note":
+                    pass  # the market's book and notes for people are not part of this state
+                case _:
+                    raise InvalidInput(
+                        f"the journal holds a record of kind {kind!r}: it is newer than this program; upgrade the controller.",
+                        reason="UNKNOWN_RECORD",
+                    )
+
+    def open_flips(self, bank: str | None = None) -> list[Flip]:
+        """Return flips that are not over, oldest first."""
+        return [f for f in self.flips.values() if not f.is_over and (bank is None or f.bank == bank)]
+
+    def open_curtailments(self) -> list[Curtailment]:
+        """Return curtailments that are not over."""
+        return [c for c in self.curtailments.values() if c.state not in OVER]
+
+    def _keep_flip(self, flip: Flip) -> None:
+        self.flips[flip.id] = flip
+        if len(self.flips) > KEPT_FLIPS:
+            oldest = next((f.id for f in self.flips.values() if f.is_over), None)
+            if oldest is not None:
+                del self.flips[oldest]
+
+    def _keep_answer(self, answered: Answered) -> None:
+        self.answered[answered.request_id] = answered
+        if len(self.answered) > KEPT_ANSWERS:
+            del self.answered[next(iter(self.answered))]
+
+    def _accuse(self, subject: str, word: str) -> None:
+        known = self.accusations.get(subject, ())
+        if word not in known:
+            self.accusations[subject] = (*known, word)
