@@ -203,7 +203,7 @@ class CertificateAuthority:
     def renew_server(
         self, *, now: datetime, days: int = DEFAULT_DAYS, server_names: Sequence[str] | None = None
     ) -> IssuedCertificate:
-        """Issue the server's certificate anew, for the names given or those of before; the controller shows it after a restart."""
+        """Issue the server's certificate anew, for these names or those of before; the running controller picks it up."""
         if self.is_rotating:
             raise WrongState(
                 "a rotation is under way: bundles of before trust only the old authority, a new server certificate would lock them out; "
@@ -213,7 +213,7 @@ class CertificateAuthority:
         return self._sign_server(now=now, days=days, server_names=server_names)
 
     def server_identity(self) -> ServerIdentity:
-        """Return what the server shows. Raises NotFound if there is none."""
+        """Return what the server shows and whom it believes, as they are on disk now. Raises NotFound if there is none."""
         path = self.directory / "server.pem"
         if not path.exists():
             raise NotFound(
@@ -222,7 +222,8 @@ class CertificateAuthority:
                 metadata={"path": str(path)},
             )
         certificate_pem, mark, rest = path.read_text(encoding="ascii").partition(_KEY_MARK)
-        return ServerIdentity(ca_pem=self._ca_pem, certificate_pem=certificate_pem, key_pem=mark + rest)
+        ca_pem = (self.directory / "ca.pem").read_text(encoding="ascii")
+        return ServerIdentity(ca_pem=ca_pem, certificate_pem=certificate_pem, key_pem=mark + rest)
 
     def states(self, now: datetime) -> Sequence[CertificateState]:
         """Return every certificate ever issued and how it counts now, oldest first."""

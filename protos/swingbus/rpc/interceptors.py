@@ -44,7 +44,7 @@ class NobodyDenied:
 
 @dataclass(slots=True)
 class _Call:
-    """What the canonical line says about one RPC."""
+    """What the canonical line says about one RPC, besides `rpc` and `caller`, which every line inside it carries."""
 
     method: str
     started_s: float
@@ -182,7 +182,6 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
 
     def _finish(self, call: _Call, context: _Context, code: str) -> None:
         facts: dict[str, object] = {
-            "method": call.method,
             "code": code,
             "duration_s": round(self._clock.monotonic_s() - call.started_s, 6),
             "peer": context.peer(),
@@ -191,7 +190,7 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
             **call.facts,
         }
         if call.caller is not None:
-            facts |= {"author": call.caller.name, "role": call.caller.role.value, "serial": call.caller.serial}
+            facts |= {"role": call.caller.role.value, "serial": call.caller.serial}
         # Reads that worked are noise beside state changes; the agent link's ends and every refusal are not.
         quiet = code == "OK" and roles_for(call.method) >= {Role.VIEWER}
         (self._log.debug if quiet else self._log.info)("rpc_finished", **facts)

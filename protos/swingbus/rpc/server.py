@@ -5,7 +5,7 @@ Decides transport settings only; `interceptors` is the door. A client without a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import grpc
@@ -13,7 +13,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from swingbus.faults import Unreachable, WrongState
+from swingbus.faults import SwingbusError, Unreachable
+from swingbus.logs import get_logger
 from swingbus.rpc.channel import TRANSPORT_OPTIONS, Options
 from swingbus.rpc.interceptors import DoorInterceptor
 
@@ -60,12 +61,42 @@ def server_options(settings: ServerSettings) -> Options:
     )
 
 
-def server_credentials(identity: ServerIdentity) -> grpc.ServerCredentials:
-    """Return credentials that demand a client certificate of our CA."""
-    return grpc.ssl_server_credentials(
-        [(identity.key_pem.encode(), identity.certificate_pem.encode())],
-        root_certificates=identity.ca_pem.encode(),
-        require_client_auth=True,
+def server_credentials(load: Callable[[], ServerIdentity]) -> grpc.ServerCredentials:
+    """Return credentials that demand a client certificate of our CA, and that follow renewals without a restart.
+
+    Args:
+        load: returns the identity as it is on disk; called at every handshake, in a thread of gRPC. If it fails the last good one stays.
+    """
+    state = _ReloadingIdentity(load)
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(state.identity),
+        state.fetch,  # type: ignore[arg-type]  # the stubs forget that None means "no change"
+        require_client_authentication=True,
+    )
+
+
+class _ReloadingIdentity:
+    def __init__(self, load: Callable[[], ServerIdentity]) -> None:
+        self._load = load
+        self.identity = load()
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the identity if it changed, None if the one in use stays."""
+        try:
+            newest = self._load()
+        except (SwingbusError, OSError, ValueError) as error:
+            get_logger().error("server_identity_rejected", message=str(error))
+            return None
+        if newest == self.identity:
+            return None
+        self.identity = newest
+        get_logger().info("server_identity_read")
+        return _configuration(newest)
+
+
+def _configuration(identity: ServerIdentity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(identity.key_pem.encode(), identity.certificate_pem.encode())], root_certificates=identity.ca_pem.encode()
     )
 
 
@@ -94,19 +125,12 @@ async def set_serving(servicer: health.aio.HealthServicer, services: Iterable[st
 
 
 def bind_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> int:
-    """Bind `host:port` (port 0 picks one) and return the port. Raises WrongState if it is taken, Unreachable if it cannot be bound."""
+    """Bind `host:port` (port 0 picks one) and return the port. Raises Unreachable if it is taken or not of this host."""
     try:
         port = server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        text = str(error)
-        if "in use" in text.lower():
-            raise WrongState(
-                f"{address} is in use: is another controller running? Stop it or choose another address",
-                reason="ADDRESS_IN_USE",
-                metadata={"address": address},
-            ) from error
+    except RuntimeError as error:  # gRPC says the same for every cause; the errno is only in its own log
         raise Unreachable(
-            f"cannot listen on {address}: {text}; is this address of this host?",
+            f"cannot listen on {address}: {error} Is another controller running there, or is this address of another host?",
             reason="CANNOT_LISTEN",
             metadata={"address": address},
         ) from error

@@ -40,7 +40,10 @@ MESSAGE_MAX_BYTES = 1024
 METADATA_MAX_ENTRIES = 16
 METADATA_VALUE_MAX_BYTES = 160
 
+_BROKEN_STREAM = "Internal error from Core"
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{1,61}[A-Z0-9]")
+# What a client sees of a refused handshake: in TLS 1.3 the server just closes after the client's part.
+_HANDSHAKE = re.compile(r"handshake|SSL_ERROR|failed to connect.*Socket closed", re.IGNORECASE | re.DOTALL)
 _KEY = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,63}")
 
 
@@ -126,6 +129,10 @@ def fault_from_rpc_error(error: grpc.RpcError, target: str = "the controller") -
             except ValueError:
                 break  # not ours or cut on the way: the bare code still says something
             return _fault(code, status.message or details, status)
+    if code is grpc.StatusCode.INTERNAL and details == _BROKEN_STREAM:
+        # grpc.aio's word for "a write failed before the status came": the stream is gone, its reason is only in the server's log.
+        message = f"the stream to {target} broke while writing; if it was refused, the log there says why"
+        return Unreachable(message, reason="STREAM_BROKEN", metadata={"code": code.name})
     return _fault(code, _plain_message(code, details, target), None)
 
 
@@ -159,7 +166,8 @@ def _fault(code: grpc.StatusCode, message: str, status: status_pb2.Status | None
 def _plain_message(code: grpc.StatusCode, details: str, target: str) -> str:
     match code:
         case grpc.StatusCode.UNAVAILABLE:
-            return f"cannot reach {target}: {details or 'no connection'}"
+            hint = "; is this bundle one of this controller, and not expired?" if _HANDSHAKE.search(details) else ""
+            return f"cannot reach {target}: {details or 'no connection'}{hint}"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"{target} did not answer in time; a write may or may not have been carried out"
         case grpc.StatusCode.UNIMPLEMENTED:
