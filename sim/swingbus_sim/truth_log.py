@@ -1,10 +1,10 @@
 """The truth as lines of JSON: to the judge's socket and to RUN_DIR/truth.jsonl.gz. One encoder, one decoder.
 
 Line kinds, by "type":
-- "header" (first): format, scenario, seed, step_s, t0_boottime_s, nodes [{name, parent, limit_w, window_s, overload_ratio, reaction_s,
-  catch_s}], devices [names, ASICs then GPUs], groups {name of miner group, host or agent: [device indexes]}, burdens [per node: [[node
-  index, factor], ...]]: what one watt on that node makes on it and above, device_nodes [node index per device],
-  device_factors [wall watts per device watt].
+- "header" (first): format, scenario, seed, step_s, measure_from_s, t0_boottime_s; nodes [{name, parent, limit_w, window_s,
+  overload_ratio, reaction_s, catch_s}]; devices [names, ASICs then GPUs], device_nodes [node index per device], device_factors [wall
+  watts per device watt]; groups {name of miner group, host or agent: [device indexes]}; burdens [per node: [[node index, factor],
+  ...]]: what one watt on that node makes on it and above.
 - "tick": t (s since start, end of the 100 ms), v (voltage ratio), n (node W), l (limit W or null per node), e (potential W per node),
   d (device W), s (state letters), x ([device, extra W, since s, cause] per disobedient device), u ([load, node, extra W, since s] per
   surge), m ([mining W, inference W, hashrate TH/s, GPU-mining GPUs, inference capacity GPUs, price USD/MWh, demand GPUs, hashprice]).
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from swingbus.faults import InvalidInput, NotFound
-
 from swingbus_sim.physics.truth import Disobedience, LedgerEntry, Surge, Tick
 from swingbus_sim.physics.world import STEP_S, World
 
@@ -68,6 +67,7 @@ def header_line(world: World, *, t0_boottime_s: float) -> str:
             "scenario": scenario.name,
             "seed": scenario.seed,
             "step_s": STEP_S,
+            "measure_from_s": scenario.measure_from_s,
             "t0_boottime_s": t0_boottime_s,
             "nodes": [
                 {

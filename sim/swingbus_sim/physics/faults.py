@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swingbus.faults import InvalidInput
-
 from swingbus_sim.physics.truth import LedgerEntry
 from swingbus_sim.ports import AsicState, GpuHealth, NetworkFault, NetworkWeather
 from swingbus_sim.scenario import Event
@@ -99,12 +98,12 @@ class FaultLedger:
         fault_id = self._next_id
         self._next_id += 1
         if event.is_runners:
-            self._write(now_s, fault_id, event.kind, "due", event.targets, {"label": event.label})
+            self._write(now_s, fault_id, event.kind, "due", event.targets, _facts(event))
             return fault_id
         targets = self._resolve(event)
         ends_s = now_s + event.duration_s if event.duration_s is not None else None
         active = _Active(fault_id, event, targets, ends_s)
-        detail: dict[str, float | str | bool | None] = {"label": event.label, "for_s": event.duration_s}
+        detail = _facts(event)
         phase = "started"
         kind = event.kind
         if kind == "limit":
@@ -158,12 +157,7 @@ class FaultLedger:
 
     def _set_limit(self, event: Event, fault_id: int, now_s: float) -> None:
         world = self._world
-        detail: dict[str, float | str | bool | None] = {
-            "label": event.label,
-            "limit_w": event.limit_w,
-            "ramp_s": event.ramp_s,
-            "for_s": event.duration_s,
-        }
+        detail = _facts(event) | {"limit_w": event.limit_w, "ramp_s": event.ramp_s}
         for name in event.targets:
             detail[f"before_w:{name}"] = world.limits_w[world.tree.index[name]]
         ends_s = now_s + event.duration_s if event.duration_s is not None else None
@@ -242,7 +236,7 @@ class FaultLedger:
             if kind == "outage":
                 for asic in self._fed_by(active.targets):
                     asic.restart_by_itself(now_s, kind)
-        self._write(now_s, active.id, kind, "ended", active.targets, {"label": active.event.label})
+        self._write(now_s, active.id, kind, "ended", active.targets, _facts(active.event))
 
     # -- targets ------------------------------------------------------------------------------------------------------
 
@@ -297,3 +291,14 @@ class FaultLedger:
         detail: dict[str, float | str | bool | None],
     ) -> None:
         self.entries.append(LedgerEntry(now_s, fault_id, kind, phase, targets, detail))
+
+
+def _facts(event: Event) -> dict[str, float | str | bool | None]:
+    """Return what the judge needs to know of every event: how long it lasts and whether the time means leave it out."""
+    lasts_s = event.duration_s if event.duration_s is not None else event.restart_after_s
+    return {
+        "label": event.label,
+        "for_s": lasts_s,
+        "is_disturbance": event.is_disturbance,
+        "settle_s": event.settle_s,
+    }
