@@ -1,0 +1,437 @@
+"""The engine of one site: every report, sample, plan and order passes here, one after the other, in one task.
+
+Order of each round: name who draws too much, cut what has to be cut, adopt and regrant, settle by evidence, move flips on, plan, then
+make orders. Every change is recorded before it is believed, and believed before it is sent. Protection runs on every meter sample and
+never waits for the planner. Below CONTROL nothing of this is sent anywhere; below ADVISE it is not even built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from swingbus.clock import Clock
+from swingbus.faults import WrongState
+from swingbus_controller.app.flipping import FlipRunner
+from swingbus_controller.app.ordering import OrderBook
+from swingbus_controller.app.planning import begun_flips, make_plan
+from swingbus_controller.app.protecting import fitting_flips, shed_steps
+from swingbus_controller.app.recording import Recorder, bank_subject
+from swingbus_controller.domain import orders, reports
+from swingbus_controller.domain.admission import Admission
+from swingbus_controller.domain.budget import Hearing
+from swingbus_controller.domain.budget_events import (
+    ControllerStarted,
+    GrantIssued,
+    GroupSettled,
+    JournalTrust,
+    LimitRemoved,
+    LimitSet,
+)
+from swingbus_controller.domain.budget_events import GroupExceeded as Exceeded
+from swingbus_controller.domain.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
+from swingbus_controller.domain.decisions import decide_adoption, decide_regrant, decide_settle, disturbance
+from swingbus_controller.domain.flip import Direction, WattState
+from swingbus_controller.domain.flip_evidence import DeviceRows
+from swingbus_controller.domain.frames import AgentInventory, BankInventory, BatchFrame
+from swingbus_controller.domain.guard import exceeded_groups, guard
+from swingbus_controller.domain.limits import Limit
+from swingbus_controller.domain.market import MarketView
+from swingbus_controller.domain.observing import BlipWatch, WindowMaker, column
+from swingbus_controller.domain.placement import adopt, needed_w
+from swingbus_controller.domain.plan import Authority, Plan
+from swingbus_controller.domain.settle import NotSettled
+from swingbus_controller.domain.site_state import SiteState, payload
+from swingbus_controller.ports.journal import Journal, JournalEntry
+
+log = structlog.get_logger()
+
+TICK_S = 0.25
+PLAN_PERIOD_S = 5.0
+KEPT_WINDOWS = 256
+TOLERANCE_W = 1.0
+
+
+class SiteEngine:
+    """Decides for one site; implements `ports.control.ControlPlane` and `FrameSink`."""
+
+    def __init__(
+        self,
+        *,
+        state: SiteState,
+        journal: Journal,
+        clock: Clock,
+        instance: str,
+        boot_id: str,
+        trust: JournalTrust,
+        market: Callable[[float], MarketView],
+        plan_period_s: float = PLAN_PERIOD_S,
+    ) -> None:
+        self.state = state
+        self.recorder = Recorder(site=state.site.name, journal=journal, state=state, clock=clock)
+        self.book = OrderBook(state, instance)
+        self.plan: Plan | None = None
+        self.admission: Admission | None = None
+        self._journal = journal
+        self._clock = clock
+        self._instance = instance
+        self._boot_id = boot_id
+        self._market = market
+        self._plan_period_s = plan_period_s
+        self._planned_s = -1e18
+        self._reports: dict[str, tuple[orders.AgentReport, orders.BankReport]] = {}
+        self._inventories: dict[tuple[str, str], BankInventory] = {}
+        self._rows: dict[str, DeviceRows] = {}
+        self._windows: dict[str, deque[SeenWindow]] = {}
+        self._makers: dict[str, WindowMaker] = {}
+        self._blips = BlipWatch()
+        self._not_settled: dict[str, NotSettled] = {}
+        self._unmet_w: dict[str, float] = {}
+        self._flip_count = 0
+        self._poked = asyncio.Event()
+        self._start(trust)
+        self.flips = FlipRunner(
+            state=state, recorder=self.recorder, book=self.book, report_of=self._reports.get, rows_of=self._rows.get
+        )
+
+    def _start(self, trust: JournalTrust) -> None:
+        epoch = self._journal.claim_epoch(self._instance, self.state.ledger.epoch)
+        now_s = self._clock.boottime_s()
+        now_unix_s = self._clock.now().timestamp()
+        started = ControllerStarted(
+            epoch=epoch, instance=self._instance, boot_id=self._boot_id, trust=trust, at_s=now_s
+        )
+        entries = [self.recorder.budget(started, reason=f"journal {trust.value}")]
+        for order in self.state.open_curtailments():
+            moved = rebased(order, boot_id=self._boot_id, now_s=now_s, now_unix_s=now_unix_s)
+            if moved != order:
+                entries.append(self._curtailment_entry(moved, "curtailment_rebased"))
+                entries.append(self.limit_entry(moved.feeder, moved.limit(), author=moved.author))
+        self.recorder.record(*entries)
+
+    # What comes in.
+
+    def take_inventory(self, inventory: AgentInventory, now_s: float) -> None:
+        """Remember what the columns of an agent's banks mean."""
+        for bank in inventory.banks:
+            self._inventories[(inventory.agent, bank.bank)] = bank
+
+    def take_batch(self, batch: BatchFrame, now_s: float) -> None:
+        """Take a round of samples in; only live ones are evidence or protection."""
+        if not batch.is_live:
+            return
+        for frame in batch.banks:
+            name = f"{batch.agent}/{frame.bank}"
+            inventory = self._inventories.get((batch.agent, frame.bank))
+            if name not in self.state.models or inventory is None or len(frame.modes) != len(inventory.devices):
+                continue
+            self._rows[name] = DeviceRows(
+                units=[d.unit for d in inventory.devices],
+                modes=frame.modes,
+                read_s=[ns / 1e9 for ns in frame.read_boottime_ns],
+            )
+            index = column(inventory, "uptime_s")
+            if index is not None:
+                width = len(inventory.value_fields)
+                uptimes = [float(frame.values[row * width + index]) for row in range(len(inventory.devices))]
+                is_ordered = bool(self.state.open_flips(name))
+                self._disturb(
+                    self._blips.uptimes(name, [d.device for d in inventory.devices], uptimes, is_ordered=is_ordered),
+                    now_s,
+                )
+        for meter in batch.meters:
+            feeder = self.state.site.feeder_of_meter(meter.meter)
+            if feeder is None or self.state.site.feeder_notes[feeder].meter_agent != batch.agent:
+                continue
+            self._disturb(self._blips.voltage(meter.meter, meter.voltage_v), now_s)
+            window = self._makers.setdefault(feeder, WindowMaker(feeder, batch.agent)).take(meter, batch.boot_id)
+            if window is not None and self.state.ledger.observe_window(window, now_s):
+                spec = self.state.ledger.meters[feeder].meter
+                self._windows.setdefault(feeder, deque(maxlen=KEPT_WINDOWS)).append(
+                    SeenWindow(
+                        received_s=now_s,
+                        start_boottime_s=window.start_s,
+                        end_boottime_s=window.end_s,
+                        power_w=window.mean_w,
+                        upper_power_w=spec.upper_w(window.mean_w),
+                    )
+                )
+                self._poked.set()
+
+    def take_report(self, report: orders.AgentReport, *, is_hello: bool, now_s: float) -> None:
+        """Take in what an agent holds and does."""
+        for bank in report.banks:
+            name = f"{report.agent}/{bank.bank}"
+            if name not in self.state.models:
+                continue
+            heard = self.state.ledger.observe_report(_ledger_report(report, bank), now_s)
+            if heard is Hearing.FENCED:
+                raise WrongState(
+                    f"agent {report.agent} obeys epoch {report.epoch} of {report.fence_instance or 'another controller'}, ours is "
+                    f"{self.state.ledger.epoch}: another controller runs this site. Stop one of the two.",
+                    reason="FENCED",
+                    metadata={"agent": report.agent, "epoch": str(report.epoch)},
+                )
+            if heard is Hearing.TAKEN:
+                self._reports[name] = (report, bank)
+                self._accuse(name, bank)
+        self._poked.set()
+
+    def note_marker(self, agent: str, marker: int, now_s: float) -> None:
+        """Markers are the ledger's: nothing to remember here."""
+
+    def agent_gone(self, agent: str, now_s: float) -> None:
+        """A closed stream frees nothing: silence is told by missed reports."""
+
+    def adopt_order(self, agent: str) -> orders.AdoptOrder:
+        """Return what fences the agent to our epoch."""
+        return self.book.adopt_order(agent)
+
+    def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> orders.RenewalReply:
+        """Answer a renewal: the agent's grants live on."""
+        for name, model in self.state.models.items():
+            if model.declared.agent == agent:
+                self.state.ledger.note_answered(name, now_s)
+        return orders.RenewalReply(
+            sent_boottime_ns=sent_boottime_ns, epoch=self.state.ledger.epoch, ttl_s=self.state.site.protocol.ttl_s
+        )
+
+    def order_for(self, agent: str) -> orders.AgentOrder | None:
+        """Return the newest order."""
+        return self.book.order_for(agent)
+
+    async def wait_order(self, agent: str, after_generation: int) -> orders.AgentOrder:
+        """Return when a newer order is there."""
+        return await self.book.wait_order(agent, after_generation)
+
+    # The round.
+
+    async def run(self) -> None:
+        """Decide until cancelled; a fenced journal ends the program."""
+        while True:
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+            self._poked.clear()
+            self.tick(self._clock.boottime_s(), self._clock.now().timestamp())
+            await asyncio.sleep(0)
+
+    def tick(self, now_s: float, now_unix_s: float) -> None:
+        """Decide once."""
+        if self.state.authority is Authority.CONTROL:
+            self._protect(now_s, now_unix_s)
+            self._adopt(now_s, now_unix_s)
+            self._settle(now_s)
+            self.flips.tick(now_s, now_unix_s)
+            self._curtail(now_s, now_unix_s)
+        if self.state.authority is not Authority.OBSERVE and now_s - self._planned_s >= self._plan_period_s:
+            self._plan(now_s, now_unix_s)
+        if self.state.authority is Authority.CONTROL:
+            self.book.refresh()
+
+    def poke(self) -> None:
+        """Decide soon: something changed."""
+        self._poked.set()
+
+    def replan(self) -> None:
+        """Plan at the next round."""
+        self._planned_s = -1e18
+        self._poked.set()
+
+    def _protect(self, now_s: float, now_unix_s: float) -> None:
+        ledger = self.state.ledger
+        for exceeded in exceeded_groups(ledger, now_s):
+            self.recorder.record(self.recorder.budget(exceeded))
+            self._accuse_group(exceeded)
+        cuts = guard(ledger, shed_steps(self.state, now_unix_s), now_s)
+        if cuts.grants:
+            self.recorder.record(*(self.recorder.budget(grant) for grant in cuts.grants))
+        if cuts.unmet_w != self._unmet_w:
+            self._unmet_w = dict(cuts.unmet_w)
+            if cuts.unmet_w:
+                log.warning("shed_fell_short", unmet_w={k: round(v) for k, v in cuts.unmet_w.items()})
+        for name in self.state.holdings:
+            self._fit(name, now_unix_s)
+
+    def _fit(self, name: str, now_unix_s: float) -> None:
+        """Make a bank's devices fit its newest grant: cancel growth that is under way, then shed."""
+        newest = self.state.ledger.newest_grant(name)
+        model = self.state.models[name]
+        if (
+            newest is None
+            or needed_w(model, self.state.holdings[name], self.state.open_flips(name)) <= newest.grant_w + TOLERANCE_W
+        ):
+            return
+        for flip in self.state.open_flips(name):
+            is_growth = flip.claim_delta_w > 0.0 and flip.watts in (WattState.ASKED, WattState.HELD)
+            if is_growth and flip.direction is Direction.FORWARD and not flip.is_safety:
+                self.flips.cancel(
+                    flip, author="guard", reason="the limit no longer holds its watts", now_unix_s=now_unix_s
+                )
+        self._flip_count += 1
+        self.flips.begin(
+            fitting_flips(
+                self.state,
+                name,
+                newest.grant_w,
+                flip_id=f"s-{self.state.ledger.epoch}-{self._flip_count}-",
+                reason=f"grant cut to {newest.grant_w / 1000:.1f} kW: {newest.reason}",
+                now_unix_s=now_unix_s,
+            )
+        )
+
+    def _adopt(self, now_s: float, now_unix_s: float) -> None:
+        ledger = self.state.ledger
+        for name, (_, bank) in list(self._reports.items()):
+            adopted = decide_adoption(ledger, name, now_s)
+            if adopted:
+                entries = [self.recorder.budget(event) for event in adopted]
+                if name not in self.state.holdings:
+                    held = adopt(self.state.models[name], bank.observed, now_unix_s)
+                    words = f"{name} found with {', '.join(f'{p.count} x {p.point}' for p in held.placements)}"
+                    entries.append(
+                        self.recorder.entry("bank_placed", bank_subject(name), words, payload=payload("holdings", held))
+                    )
+                self.recorder.record(*entries)
+            if ledger.view(name, now_s).is_adopted:
+                regrant = decide_regrant(ledger, name, now_s)
+                if isinstance(regrant, GrantIssued):
+                    self.recorder.record(self.recorder.budget(regrant))
+
+    def _settle(self, now_s: float) -> None:
+        ledger = self.state.ledger
+        for group in ledger.groups():
+            decision = decide_settle(ledger, group, now_s)
+            if isinstance(decision, GroupSettled):
+                self.recorder.record(self.recorder.budget(decision))
+                self._not_settled.pop(group, None)
+            else:
+                self._not_settled[group] = decision
+
+    def _plan(self, now_s: float, now_unix_s: float) -> None:
+        self._planned_s = now_s
+        if not self.state.holdings:
+            return
+        self.plan, self.admission = make_plan(
+            self.state, self._market(now_unix_s), self._journal.newest_revision(), now_s, now_unix_s
+        )
+        if self.state.authority is not Authority.CONTROL or not self.state.ledger.i1_holds(now_s):
+            return
+        if now_s < self.state.ledger.disturbed_until_s:
+            return
+        self._flip_count += 1
+        flip_id = f"f-{self.state.ledger.epoch}-{self._flip_count}-"
+        self.flips.begin(begun_flips(self.state, self.plan, self.admission, flip_id=flip_id, now_unix_s=now_unix_s))
+
+    def _curtail(self, now_s: float, now_unix_s: float) -> None:
+        for order in self.state.open_curtailments():
+            meter = self.state.ledger.meters.get(order.feeder)
+            moved = advance(
+                order,
+                now_s=now_s,
+                now_unix_s=now_unix_s,
+                windows=self._windows.get(order.feeder, ()),
+                delay_s=0.0 if meter is None else meter.meter.lag_s + meter.meter.averaging_s,
+                is_within_authority=self.state.ledger.headroom_w(order.feeder, now_s) >= -TOLERANCE_W,
+                min_windows=self.state.site.protocol.settle_windows,
+            )
+            if moved == order:
+                continue
+            entries = [self._curtailment_entry(moved, f"curtailment_{moved.state.value.lower()}")]
+            if moved.state in OVER:
+                entries.append(self.recorder.budget(LimitRemoved(feeder=moved.feeder, name=moved.id, at_s=now_s)))
+            self.recorder.record(*entries)
+            self.replan()
+
+    # Small pieces.
+
+    def limit_entry(self, feeder: str, limit: Limit, *, author: str, reason: str = "") -> JournalEntry:
+        """Return the entry that sets a limit."""
+        return self.recorder.budget(
+            LimitSet(feeder=feeder, limit=limit, at_s=self._clock.boottime_s()), author=author, reason=reason
+        )
+
+    def _curtailment_entry(self, order: Curtailment, kind: str) -> JournalEntry:
+        words = f"{order.feeder} to {order.limit_w / 1000:.1f} kW: {order.state.value}"
+        return self.recorder.entry(
+            kind,
+            f"curtailments/{order.id}",
+            words,
+            author=order.author,
+            reason=order.reason,
+            payload=payload("curtailment", order),
+        )
+
+    def _disturb(self, why: str | None, now_s: float) -> None:
+        if why is None or self.state.authority is not Authority.CONTROL:
+            return
+        # One record a second is enough to keep the end moving.
+        if self.state.ledger.disturbed_until_s - now_s > self.state.site.protocol.disturbance_s - 1.0:
+            return
+        self.recorder.record(self.recorder.budget(disturbance(self.state.ledger, why, now_s)))
+
+    def _accuse(self, name: str, bank: orders.BankReport) -> None:
+        for straggler in bank.stragglers:
+            word = {"ignored": "ignored_write", "self_woke": "self_woke"}.get(straggler.reason)
+            subject = f"{bank_subject(name)}/devices/{straggler.device}"
+            if word is None or word in self.state.accusations.get(subject, ()):
+                continue
+            words = f"{straggler.device} of {name}: {word.replace('_', ' ')} after {straggler.attempt_count} writes; look at the machine"
+            record = {"accusation": {"subject": subject, "word": word}}
+            self.recorder.record(
+                self.recorder.entry("device_accused", subject, words, facts={"word": word}, payload=record)
+            )
+
+    def _accuse_group(self, exceeded: Exceeded) -> None:
+        subject = f"feeders/{exceeded.group}"
+        if "exceeds_grant" not in self.state.accusations.get(subject, ()):
+            record = {"accusation": {"subject": subject, "word": "exceeds_grant"}}
+            words = f"{exceeded.group} draws {(exceeded.upper_w - exceeded.granted_w) / 1000:.1f} kW more than granted"
+            self.recorder.record(self.recorder.entry("group_accused", subject, words, payload=record))
+
+    def not_settled(self, group: str) -> NotSettled | None:
+        """Return why a group is not settled, None where it is or was never looked at."""
+        return self._not_settled.get(group)
+
+    def windows(self, feeder: str) -> tuple[SeenWindow, ...]:
+        """Return the newest plausible windows of a feeder's meter, oldest first."""
+        return tuple(self._windows.get(feeder, ()))
+
+    def report_of(self, bank: str) -> orders.BankReport | None:
+        """Return a bank's newest report."""
+        heard = self._reports.get(bank)
+        return None if heard is None else heard[1]
+
+
+def _ledger_report(report: orders.AgentReport, bank: orders.BankReport) -> reports.BankReport:
+    applied = None
+    if bank.applied_generation > 0:
+        applied = reports.Applied(
+            epoch=bank.epoch,
+            generation=bank.applied_generation,
+            at_s=bank.applied_boottime_s,
+            counted_w=bank.counted_power_w,
+            unheld_count=bank.unheld_count,
+        )
+    has_grant = bank.generation > 0
+    return reports.BankReport(
+        bank=f"{report.agent}/{bank.bank}",
+        agent=report.agent,
+        instance=report.instance_uid,
+        sequence=report.sequence,
+        boot_id=report.boot_id,
+        fence_epoch=report.epoch,
+        fence_instance=report.fence_instance,
+        grant_epoch=bank.epoch if has_grant else 0,
+        grant_generation=bank.generation,
+        grant_w=bank.grant_w if has_grant else None,
+        reported_w=bank.reported_w,
+        is_lapsed=bank.is_lapsed,
+        is_lost=bank.is_lost,
+        applied=applied,
+    )

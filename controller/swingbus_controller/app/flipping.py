@@ -1,0 +1,269 @@
+"""Flips under way: show each what reports and samples say, ask the ledger for its watts, and record every step.
+
+A flip moves on only by `flip.step`; this room feeds it and never skips a phase. Steps are recorded before anything follows from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from swingbus_controller.app.ordering import OrderBook
+from swingbus_controller.app.recording import Recorder
+from swingbus_controller.domain import orders
+from swingbus_controller.domain.bank import BankState
+from swingbus_controller.domain.budget_events import GrantIssued
+from swingbus_controller.domain.decisions import GrowthConditions, RefusalReason, decide_grow, decide_shrink
+from swingbus_controller.domain.flip import (
+    Flip,
+    InvalidTransition,
+    Observation,
+    WattState,
+    desired_of,
+    is_due,
+    recover,
+    step,
+)
+from swingbus_controller.domain.flip_events import Begun, Cancelled, FlipEvent, PhaseTimedOut, WattsHeld
+from swingbus_controller.domain.flip_evidence import DeviceRows, Sighting, evidence_for, followers_count
+from swingbus_controller.domain.placement import ORDER_MODES, BankModel, finish, needed_w
+from swingbus_controller.domain.points import WORKING_MODES, DeviceKind, Mode
+from swingbus_controller.domain.site_state import SiteState, payload
+from swingbus_controller.ports.journal import JournalEntry
+
+MAX_STEPS_PER_TICK = 4
+TOLERANCE_W = 1.0
+
+
+class FlipRunner:
+    """Steps the open flips of one site."""
+
+    def __init__(
+        self,
+        *,
+        state: SiteState,
+        recorder: Recorder,
+        book: OrderBook,
+        report_of: Callable[[str], tuple[orders.AgentReport, orders.BankReport] | None],
+        rows_of: Callable[[str], DeviceRows | None],
+    ) -> None:
+        self._state = state
+        self._recorder = recorder
+        self._book = book
+        self._report_of = report_of
+        self._rows_of = rows_of
+        # The agent order that first carried each flip's present wish; a restart begins with none.
+        self._wishes: dict[str, tuple[object, int]] = {}
+        self._unrecovered: set[str] = {f.id for f in state.open_flips()}
+        self._event_count = 0
+        self.refusals: dict[str, str] = {}
+
+    def begin(self, flips: list[Flip]) -> None:
+        """Record flips that are to begin now."""
+        begun: list[JournalEntry] = []
+        for flip in flips:
+            moved = flip
+            if not flip.history:
+                moved, _ = step(flip, Begun(event_id=self._event_id(flip), at_s=flip.created_at_s))
+            begun.append(self._entry(moved))
+        if begun:
+            self._recorder.record(*begun)
+
+    def cancel(self, flip: Flip, *, author: str, reason: str, now_unix_s: float) -> Flip:
+        """Undo an open flip; raises InvalidTransition where that is not possible."""
+        event = Cancelled(event_id=self._event_id(flip), at_s=now_unix_s, author=author, reason=reason)
+        return self._take(flip, event, author=author)
+
+    def tick(self, now_s: float, now_unix_s: float) -> None:
+        """Feed every open flip, then settle what their watts need."""
+        for _ in range(MAX_STEPS_PER_TICK):
+            # Every flip is looked at in every pass: no short circuit.
+            moved_count = sum(self._advance(flip, now_unix_s) for flip in self._state.open_flips())
+            if not moved_count:
+                break
+        for name in self._state.holdings:
+            if self._state.ledger.newest_grant(name) is not None:
+                self._hold_watts(self._state.models[name], now_s, now_unix_s)
+        self._clear_charges(now_unix_s)
+
+    # One flip.
+
+    def _advance(self, flip: Flip, now_unix_s: float) -> bool:
+        model = self._state.models[flip.bank]
+        if flip.id in self._unrecovered:
+            return self._recover(model, flip, now_unix_s)
+        seen = self._sighting(model, flip)
+        if seen is not None:
+            event = evidence_for(model, flip, seen, event_id=self._event_id(flip), now_s=now_unix_s)
+            if event is not None and self._try(flip, event):
+                return True
+        if is_due(flip, now_unix_s):
+            done = 0 if seen is None else followers_count(model, flip, seen)
+            return self._try(flip, PhaseTimedOut(event_id=self._event_id(flip), at_s=now_unix_s, done_count=done))
+        return False
+
+    def _try(self, flip: Flip, event: FlipEvent) -> bool:
+        try:
+            self._take(flip, event)
+        except InvalidTransition:
+            return False
+        return True
+
+    def _take(self, flip: Flip, event: FlipEvent, *, author: str = "controller") -> Flip:
+        moved, _ = step(flip, event)
+        self._keep(flip, moved, author=author)
+        return moved
+
+    def _keep(self, flip: Flip, moved: Flip, *, author: str = "controller") -> None:
+        model = self._state.models[flip.bank]
+        entries = [self._entry(moved, author=author)]
+        if moved.is_over:
+            held = finish(model, self._state.holdings[flip.bank], moved, moved.since_s)
+            if held != self._state.holdings[flip.bank]:
+                words = f"{flip.bank} after flip {flip.id}"
+                entries.append(
+                    self._recorder.entry("bank_placed", f"flips/{flip.id}", words, payload=payload("holdings", held))
+                )
+            self._wishes.pop(flip.id, None)
+            self.refusals.pop(flip.id, None)
+        self._recorder.record(*entries)
+
+    def _recover(self, model: BankModel, flip: Flip, now_unix_s: float) -> bool:
+        heard = self._report_of(model.name)
+        newest = self._state.ledger.newest_grant(model.name)
+        if heard is None or newest is None:
+            return False
+        _, report = heard
+        flips = self._state.open_flips(model.name)
+        # Whether the ledger holds the larger of both points for this flip, whatever its stored phase says.
+        without = needed_w(model, self._state.holdings[model.name], [f for f in flips if f.id != flip.id])
+        has_watts = newest.grant_w >= without - flip.count * flip.origin.claim_w + flip.claim_w - TOLERANCE_W
+        seen = Observation(tenant_mode=_tenant_mode(model, flip, report), has_watts=has_watts)
+        moved, _ = recover(flip, seen, event_id=self._event_id(flip), now_s=now_unix_s)
+        self._unrecovered.discard(flip.id)
+        self._keep(flip, moved)
+        return True
+
+    def _sighting(self, model: BankModel, flip: Flip) -> Sighting | None:
+        heard = self._report_of(model.name)
+        newest = self._state.ledger.newest_grant(model.name)
+        if heard is None or newest is None:
+            return None
+        agent_report, report = heard
+        wish = (desired_of(flip), flip.count, flip.direction)
+        known = self._wishes.get(flip.id)
+        if known is None or known[0] != wish:
+            # Make the order that carries the wish now: only a report on it, or on a later one, is evidence.
+            self._book.refresh()
+            known = (wish, self._book.generation(model.declared.agent))
+            self._wishes[flip.id] = known
+        return Sighting(
+            wish_generation=known[1],
+            report_generation=agent_report.generation,
+            grant_generation=newest.generation,
+            report=report,
+            rows=self._rows_of(model.name),
+            is_settled=self._state.ledger.is_settled(model.name) and self._is_trimmed(model),
+            ordered=self._book.ordered_points(model),
+        )
+
+    def _is_trimmed(self, model: BankModel) -> bool:
+        newest = self._state.ledger.newest_grant(model.name)
+        need_w = needed_w(model, self._state.holdings[model.name], self._state.open_flips(model.name))
+        return newest is not None and newest.grant_w <= need_w + TOLERANCE_W
+
+    # A bank's watts.
+
+    def _hold_watts(self, model: BankModel, now_s: float, now_unix_s: float) -> None:
+        ledger = self._state.ledger
+        newest = ledger.newest_grant(model.name)
+        assert newest is not None
+        flips = self._state.open_flips(model.name)
+        base_w = needed_w(model, self._state.holdings[model.name], flips)
+        asked = [f for f in flips if f.watts is WattState.ASKED and f.id not in self._unrecovered]
+        for count in range(len(asked), 0, -1):
+            chosen = asked[:count]
+            target_w = base_w + sum(f.claim_delta_w for f in chosen)
+            if target_w <= newest.grant_w + TOLERANCE_W:
+                self._tell_held(chosen, now_unix_s)
+                return
+            conditions = GrowthConditions(
+                starts_count=sum(f.count for f in chosen if f.aim.mode in WORKING_MODES),
+                is_locked_out=model.name in self._state.lockouts,
+                reason=", ".join(f.id for f in chosen),
+            )
+            decision = decide_grow(ledger, model.name, target_w, conditions, now_s)
+            if isinstance(decision, GrantIssued):
+                self._recorder.record(self._recorder.budget(decision))
+                self._tell_held(chosen, now_unix_s)
+                return
+            for flip in chosen:
+                self.refusals[flip.id] = f"{decision.reason.value}: {decision.detail}"
+            if decision.reason not in (RefusalReason.NO_HEADROOM, RefusalReason.RAMP):
+                break
+        if asked or newest.grant_w <= base_w + TOLERANCE_W or ledger.state(model.name, now_s) is BankState.DARK:
+            return
+        shrink = decide_shrink(ledger, model.name, base_w, now_s, reason="given back")
+        if isinstance(shrink, GrantIssued):
+            self._recorder.record(self._recorder.budget(shrink))
+
+    def _tell_held(self, flips: list[Flip], now_unix_s: float) -> None:
+        for flip in flips:
+            self.refusals.pop(flip.id, None)
+            self._try(flip, WattsHeld(event_id=self._event_id(flip), at_s=now_unix_s))
+
+    def _clear_charges(self, now_unix_s: float) -> None:
+        """Drop the charge of failed flips once every device of the bank is read back where it shall be."""
+        for name, holdings in list(self._state.holdings.items()):
+            heard = self._report_of(name)
+            newest = self._state.ledger.newest_grant(name)
+            if not holdings.charges or heard is None or newest is None:
+                continue
+            agent_report, report = heard
+            is_applied = report.applied_generation == newest.generation and not report.has_in_flight
+            is_newest = agent_report.generation >= self._book.generation(self._state.models[name].declared.agent)
+            if is_applied and is_newest and not report.stragglers and not report.unheld_count:
+                cleared = type(holdings)(bank=holdings.bank, placements=holdings.placements)
+                words = f"{name}: every device is back where it shall be"
+                self._recorder.record(
+                    self._recorder.entry("charge_cleared", "", words, payload=payload("holdings", cleared))
+                )
+
+    def _entry(self, flip: Flip, *, author: str = "controller") -> JournalEntry:
+        facts: Mapping[str, str] = {
+            "bank": flip.bank,
+            "count": str(flip.count),
+            "from": flip.origin.name,
+            "to": flip.aim.name,
+            "phase": flip.phase.value,
+            "is_mode_flip": str(flip.is_mode_flip).lower(),
+        }
+        words = f"{flip.bank}: {flip.count} x {flip.origin.name} to {flip.aim.name} {flip.phase.value}"
+        return self._recorder.entry(
+            f"flip_{flip.phase.value}",
+            f"flips/{flip.id}",
+            words,
+            author=author,
+            reason=flip.undo_cause or flip.reason,
+            facts=facts,
+            payload=payload("flip", flip),
+        )
+
+    def _event_id(self, flip: Flip) -> str:
+        self._event_count += 1
+        return f"{flip.id}.{self._event_count}"
+
+
+def _tenant_mode(model: BankModel, flip: Flip, report: orders.BankReport) -> Mode | None:
+    modes = {wire: mode for mode, wire in ORDER_MODES.items()}
+    if model.kind is DeviceKind.GPU:
+        units = {int(u) for u in flip.unit_ids}
+        found = {modes.get(p.mode) for p in report.observed if units & set(p.units)}
+        return next(iter(found)) if len(found) == 1 else None
+    at_aim = sum(p.count for p in report.observed if modes.get(p.mode) is flip.aim.mode)
+    at_origin = sum(p.count for p in report.observed if modes.get(p.mode) is flip.origin.mode)
+    if not flip.is_mode_flip:
+        return flip.origin.mode
+    # Counts cannot say which machines: believe the aim only when as many stand there as the flip would bring.
+    if at_aim + at_origin == 0:
+        return None
+    return flip.aim.mode if at_aim >= flip.count and at_origin == 0 else flip.origin.mode

@@ -1,0 +1,187 @@
+"""Planning: show the planner the fleet as the ledger believes it, and turn admitted moves into recorded flips.
+
+Refuses to decide anything itself: `planner.plan` and `admission.admit` do. A plan never changes a watt; only flips do, one record each.
+"""
+
+from __future__ import annotations
+
+from swingbus_controller.domain.admission import Admission, admit, flip_of
+from swingbus_controller.domain.bank import BankState
+from swingbus_controller.domain.flip import Flip, step
+from swingbus_controller.domain.flip_events import Begun
+from swingbus_controller.domain.limits import Limit, lowest_limit_w
+from swingbus_controller.domain.market import MarketView
+from swingbus_controller.domain.placement import BankModel, Holdings
+from swingbus_controller.domain.plan import (
+    Availability,
+    BankView,
+    FeederView,
+    Holding,
+    Plan,
+    PlanView,
+    Transit,
+)
+from swingbus_controller.domain.planner import plan
+from swingbus_controller.domain.points import DeviceKind
+from swingbus_controller.domain.reservation import needs_at
+from swingbus_controller.domain.site_state import SiteState
+
+# A limit that comes within this time is planned for: a shed with its evidence takes about so long.
+LOOK_AHEAD_S = 45.0
+
+AVAILABILITY = {
+    BankState.HELD: Availability.HELD,
+    BankState.GROWING: Availability.SHRINK_ONLY,
+    BankState.SHRINKING: Availability.SHRINK_ONLY,
+    BankState.ADOPTING: Availability.SHRINK_ONLY,
+    BankState.DARK: Availability.DARK,
+    BankState.DISOBEYING: Availability.DISOBEYING,
+    BankState.ISOLATED: Availability.ISOLATED,
+}
+
+
+def feeder_views(state: SiteState, now_s: float, now_unix_s: float) -> tuple[FeederView, ...]:
+    """Return what each feeder leaves for claims: its limit soon in force, less U, R and what groups draw beyond their claims."""
+    ledger = state.ledger
+    views: list[FeederView] = []
+    for name in state.site.feeders_in_order():
+        feeder = state.site.tree.feeder(name)
+        limits = ledger.limits(name)
+        limit_w = lowest_limit_w(limits, now_s, LOOK_AHEAD_S)
+        seen = ledger.feeder_view(name, now_s)
+        inside = state.site.tree.subtree(name)
+        claims_w = sum(
+            ledger.claim_w(bank) * state.site.tree.loss_factor(ledger.spec(bank).feeder, name)
+            for bank in ledger.bank_names()
+            if ledger.spec(bank).feeder in inside
+        )
+        beyond_w = max(0.0, seen.claimed_w - claims_w)
+        tightest = min(limits, key=lambda lim: _soon(lim, now_s), default=None)
+        views.append(
+            FeederView(
+                feeder=name,
+                parent=feeder.parent,
+                available_w=limit_w - seen.uncontrolled_w - ledger.margin_w(name, limit_w) - beyond_w,
+                loss_ratio=feeder.losses_ratio,
+                limit_reason="no limit" if tightest is None else tightest.source,
+                limit_until_s=None
+                if tightest is None or tightest.end_s is None
+                else tightest.end_s - now_s + now_unix_s,
+            )
+        )
+    return tuple(views)
+
+
+def _soon(limit: Limit, now_s: float) -> float:
+    watts = limit.lowest_w(now_s, LOOK_AHEAD_S)
+    return float("inf") if watts is None else watts
+
+
+def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: float, now_unix_s: float) -> BankView:
+    """Return one bank as the planner sees it."""
+    open_flips = state.open_flips(model.name)
+    in_flip_units = {int(u) for f in open_flips for u in f.unit_ids}
+    in_flip_count: dict[str, int] = {}
+    for flip in open_flips:
+        in_flip_count[flip.origin.name] = in_flip_count.get(flip.origin.name, 0) + flip.count
+    charged: dict[str, int] = {}
+    for charge in holdings.charges:
+        charged[charge.point] = charged.get(charge.point, 0) + charge.count
+    held: list[Holding] = []
+    for placement in holdings.placements:
+        units = tuple(u for u in placement.units if u not in in_flip_units)
+        if model.kind is DeviceKind.GPU:
+            count = len(units) * model.device_class.unit_size
+        else:
+            taken = min(placement.count, in_flip_count.get(placement.point, 0))
+            in_flip_count[placement.point] = in_flip_count.get(placement.point, 0) - taken
+            lost = min(placement.count - taken, charged.get(placement.point, 0))
+            charged[placement.point] = charged.get(placement.point, 0) - lost
+            count = placement.count - taken - lost
+        if count > 0:
+            held.append(
+                Holding(
+                    point=placement.point,
+                    count=count,
+                    since_s=placement.since_s,
+                    mode_since_s=placement.mode_since_s,
+                    unit_ids=tuple(str(u) for u in units),
+                )
+            )
+    availability, note = _availability(state, model, now_s)
+    pin = state.pins.get(model.name)
+    return BankView(
+        bank=model.name,
+        feeder=model.declared.feeder,
+        kind=model.kind,
+        points=tuple(model.points.values()),
+        holdings=tuple(held),
+        transits=tuple(
+            Transit(flip=f.id, from_point=f.origin.name, to_point=f.aim.name, count=f.count, unit_ids=f.unit_ids)
+            for f in open_flips
+        ),
+        fixed_claim_w=model.fixed_claim_w + sum(c.claim_w for c in holdings.charges),
+        fixed_draw_w=model.fixed_claim_w,
+        unit_size=model.device_class.unit_size,
+        inference_class=model.device_class.inference_class or None,
+        mining_class=model.device_class.mining_class or None,
+        availability=availability,
+        held_claim_w=None
+        if availability in (Availability.HELD, Availability.SHRINK_ONLY)
+        else state.ledger.claim_w(model.name),
+        pinned_reason=f"pinned by {pin.author}: {pin.reason}" if pin is not None and pin.holds(now_unix_s) else None,
+        note=note,
+    )
+
+
+def _availability(state: SiteState, model: BankModel, now_s: float) -> tuple[Availability, str | None]:
+    lockout = state.lockouts.get(model.name)
+    if lockout is not None:
+        return Availability.LOCKED_OUT, f"locked out by {lockout.author}: {lockout.reason}"
+    ledger = state.ledger
+    availability = AVAILABILITY[ledger.state(model.name, now_s)]
+    if availability is Availability.HELD and now_s < ledger.disturbed_until_s:
+        return Availability.SHRINK_ONLY, "a disturbance is too fresh"
+    return availability, None if availability is Availability.HELD else ledger.state(model.name, now_s).value
+
+
+def plan_view(state: SiteState, revision: int, now_s: float, now_unix_s: float) -> PlanView:
+    """Return the fleet as the planner sees it; banks that nobody has reported yet are left out."""
+    return PlanView(
+        revision=revision,
+        site=state.site.name,
+        feeders=feeder_views(state, now_s, now_unix_s),
+        banks=tuple(
+            bank_view(state, state.models[name], holdings, now_s, now_unix_s)
+            for name, holdings in sorted(state.holdings.items())
+        ),
+        firm_needs=needs_at(state.reservations.values(), now_unix_s),
+        authority=state.authority,
+    )
+
+
+def make_plan(
+    state: SiteState, market: MarketView, revision: int, now_s: float, now_unix_s: float
+) -> tuple[Plan, Admission]:
+    """Return a plan for now and which of its moves may begin."""
+    view = plan_view(state, revision, now_s, now_unix_s)
+    made = plan(view, market, state.site.policy, now_unix_s)
+    return made, admit(made, view, now_unix_s)
+
+
+def begun_flips(state: SiteState, made: Plan, admission: Admission, *, flip_id: str, now_unix_s: float) -> list[Flip]:
+    """Return the admitted moves as flips that have begun, in the order in which they are to be carried out."""
+    views = {b.bank: b for b in made.view.banks}
+    flips: list[Flip] = []
+    for number, admitted in enumerate(admission.admitted):
+        flip = flip_of(
+            admitted,
+            views[admitted.move.bank],
+            id=f"{flip_id}{number}",
+            author="planner",
+            now_s=now_unix_s,
+            times=state.site.policy.times,
+        )
+        begun, _ = step(flip, Begun(event_id=f"{flip.id}.begun", at_s=now_unix_s))
+        flips.append(begun)
+    return flips
