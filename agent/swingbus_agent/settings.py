@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from swingbus.faults import InvalidInput
 from swingbus_agent.domain.miner import MinerAddress, MinerFirmware
 from swingbus_agent.domain.orders import Mode
 from swingbus_agent.domain.readings import Kind, PointSpec
+from swingbus_agent.domain.workload import WorkloadSpec
 from swingbus_agent.settings_keys import KEYS, REQUIRED, Key
 
 _ID = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -77,7 +78,6 @@ class ExecutionSettings:
     attempts: int
     backoff_max_s: float
     quarantine_s: float
-    restore_hold_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,21 +115,6 @@ class MeterSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadSettings:
-    """One program that may be called by name."""
-
-    name: str
-    mode: Mode
-    command: tuple[str, ...]
-    environment: Mapping[str, str] = field(repr=False)
-    folder: str
-    port: int
-    ready_url: str
-    start_timeout_s: float
-    stop_timeout_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
     """Everything that the file says."""
 
@@ -143,7 +128,7 @@ class AgentSettings:
     execution: ExecutionSettings
     banks: tuple[BankSettings, ...]
     meters: tuple[MeterSettings, ...]
-    workloads: tuple[WorkloadSettings, ...]
+    workloads: tuple[WorkloadSpec, ...]
 
 
 def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> AgentSettings:
@@ -175,7 +160,7 @@ def parse_settings(document: Mapping[str, Any], *, where: str, environment: Mapp
     banks = tuple(_bank(row, index, environment, mistakes) for index, row in enumerate(root["bank"]))
     meters = tuple(MeterSettings(**row) for row in root["meter"])
     workloads = tuple(
-        WorkloadSettings(**{**row, "mode": _MODES[row["mode"]], "command": tuple(row["command"])})
+        WorkloadSpec(**{**row, "mode": _MODES[row["mode"]], "command": tuple(row["command"])})
         for row in root["workload"]
     )
     state_dir = Path(root["state_dir"])
@@ -391,6 +376,8 @@ def _cross_check(settings: AgentSettings, mistakes: list[str]) -> None:
     for workload in settings.workloads:
         if not workload.command:
             mistakes.append(f"workload `{workload.name}` has an empty command; write program and arguments as a list")
+        if workload.ready_url and workload.ready_command:
+            mistakes.append(f"workload `{workload.name}` has both `ready_url` and `ready_command`; keep one")
         if "{port}" in workload.ready_url and not workload.port:
             mistakes.append(f"workload `{workload.name}` uses {{port}} in ready_url but has no `port`; add one")
 
