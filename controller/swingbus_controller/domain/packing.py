@@ -217,13 +217,18 @@ class Packer:
         self._fill()
 
     def _purposes(self, group: Group) -> list[Purpose]:
+        # Ladders that can't be climbed are not built: most groups have no demand, or nowhere else to go.
         modes = {p.mode for p in group.allowed}
         purposes: list[Purpose] = []
-        if Mode.INFERENCE in modes and group.bank.inference_class in self.demand:
-            purposes += _DEMAND_PURPOSES
-        if Mode.INFERENCE in modes and group.origin.mode is Mode.INFERENCE:
-            purposes.append(Purpose.IDLE)
-        if Mode.MINING in modes:
+        if Mode.INFERENCE in modes:
+            demand = self.demand.get(group.bank.inference_class or "")
+            if demand is not None and demand.firm > 0:
+                purposes.append(Purpose.FIRM)
+            if demand is not None and demand.firm + demand.spot > 0:
+                purposes += [Purpose.SPOT, Purpose.SPOT_PART]
+            if group.origin.mode is Mode.INFERENCE and len(group.allowed) > 1:
+                purposes.append(Purpose.IDLE)
+        if Mode.MINING in modes and len(group.allowed) > 1:
             purposes.append(Purpose.MINE)
         return purposes
 

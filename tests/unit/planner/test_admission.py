@@ -1,0 +1,93 @@
+"""Admission: the fleet as it is now has the last word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from swingbus_controller.domain.admission import RefusalCode, admit, flip_of
+from swingbus_controller.domain.flip import Phase
+from swingbus_controller.domain.plan import Authority, Availability, Holding, PlanView
+from swingbus_controller.domain.planner import plan
+from swingbus_controller.domain.policy import FlipTimes, Policy
+
+from .sites import NOW_S, POLICY, S21, make_asics, make_gpus, make_market, make_view
+
+
+def swing() -> PlanView:
+    """Return a full site where four GPUs are wanted and miners have to give the watts."""
+    return make_view(
+        (make_asics("c", "c", points=S21, mining=10), make_gpus("g", "r", at={"gpu-mine": 4})),
+        grid_w=10 * 3850 + 4 * 430 + 600,
+    )
+
+
+def test_growth_that_does_not_fit_waits_and_names_what_for() -> None:
+    """Miners go first; the GPUs name them and the feeder."""
+    view = swing()
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    first, *rest = admission.admitted
+    assert (first.move.bank, first.claim_delta_w < 0, first.starts_now) == ("c", True, True)
+    assert len(rest) == 4 and not any(f.starts_now for f in rest)
+    assert {(f.waits_at, f.waits_for) for f in rest} == {("grid", ("c mine to standby",))}
+    assert len({f.unit_ids for f in rest}) == 4
+
+
+def test_authority_below_control_admits_nothing() -> None:
+    """Plans are shown; nothing is done."""
+    view = replace(swing(), authority=Authority.ADVISE)
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    assert not admission.admitted and {r.code for r in admission.refused} == {RefusalCode.AUTHORITY}
+
+
+def test_growth_with_nothing_that_shrinks_is_refused() -> None:
+    """The miners went dark after the plan: their watts will not come."""
+    view = swing()
+    made = plan(view, make_market(demand=4.0), POLICY, NOW_S)
+    dark = replace(view.banks[0], availability=Availability.DARK, note="no word for 9 s")
+    admission = admit(made, replace(view, banks=(dark, view.banks[1])), NOW_S)
+    codes = {(r.move.bank, r.code) for r in admission.refused}
+    assert codes == {("c", RefusalCode.UNAVAILABLE), ("g", RefusalCode.NO_WATTS)}
+    assert "no word for 9 s" in next(r.detail for r in admission.refused if r.move.bank == "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"pinned_reason": "hands off"}, RefusalCode.PINNED),
+        ({"holdings": (Holding(point="mine", count=10, since_s=NOW_S - 1),)}, RefusalCode.DWELL),
+        ({"holdings": (Holding(point="standby", count=10, since_s=0.0),)}, RefusalCode.DEVICES_MOVED),
+    ],
+)
+def test_bank_that_changed_since_the_plan_is_refused(change: dict[str, object], code: RefusalCode) -> None:
+    """A pin, a dwell or other devices: the plan is older than the fleet."""
+    view = make_view((make_asics("c", "c", points=S21, mining=10),), grid_w=1e6)
+    made = plan(view, make_market(power=500.0), POLICY, NOW_S)
+    changed = replace(view.banks[0], **change)  # type: ignore[arg-type]
+    admission = admit(made, replace(view, banks=(changed,)), NOW_S)
+    assert [r.code for r in admission.refused] == [code]
+    gone = admit(made, replace(view, banks=()), NOW_S)
+    assert [r.code for r in gone.refused] == [RefusalCode.BANK_GONE]
+
+
+def test_flips_in_flight_are_limited_but_not_for_safety() -> None:
+    """Two at a time for money; a shed takes all it needs."""
+    policy = Policy(max_flips_in_flight=2, max_devices_per_flip=3)
+    view = make_view((make_asics("c", "c", points=S21, mining=12),), grid_w=1e6)
+    admission = admit(plan(view, make_market(power=500.0), policy, NOW_S), view, NOW_S)
+    assert [f.count for f in admission.admitted] == [3, 3]
+    assert {r.code for r in admission.refused} == {RefusalCode.TOO_MANY_FLIPS}
+    low = make_view((make_asics("c", "c", points=S21, mining=12, since_s=NOW_S),), grid_w=1_000.0)
+    shed = admit(plan(low, make_market(), policy, NOW_S), low, NOW_S)
+    assert sum(f.count for f in shed.admitted) == 12 and all(f.is_safety for f in shed.admitted)
+
+
+def test_admitted_part_becomes_a_planned_flip() -> None:
+    """With the move's reason in its words."""
+    view = swing()
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    part = admission.admitted[1]
+    flip = flip_of(part, view.banks[1], id="flips/9", author="planner", now_s=NOW_S, times=FlipTimes())
+    assert (flip.phase, flip.count, flip.claim_delta_w) == (Phase.PLANNED, 1, 320.0)
+    assert flip.reason.startswith("demand: h100 inference pays 2.35")
