@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from swingbus.clock import Clock
-from swingbus.faults import OverBudget, SwingbusError, TimedOut, WrongState
+from swingbus.faults import OverBudget, SwingbusError, TimedOut
 from swingbus.logs import get_logger
 from swingbus.names import AgentName, DeviceName
 from swingbus_controller.app.recorder import Recorder
 from swingbus_controller.app.sums import Columns, columns_of, read_bank, restarted_rows, uptimes
-from swingbus_controller.domain.fleet import BankReading, Fleet, Liveness
+from swingbus_controller.domain.fleet import BankReading, Fleet, Liveness, Newest
 from swingbus_controller.domain.frames import AgentInventory, BatchFrame, DeviceEvent
 from swingbus_controller.domain.intervals import BankPoint, MeterPoint
 from swingbus_controller.domain.sequences import MAX_RANGES, SequenceSet
@@ -65,7 +65,7 @@ class TelemetrySession:
     spool_uid: str
     spool_id: int
     stored: SequenceSet
-    newest_sequence: int
+    newest: Newest
     inventory: AgentInventory
     inventory_id: int
     columns: dict[str, Columns]
@@ -128,6 +128,8 @@ class Ingest:
         self._pending_bytes = 0
         self._has_pending = asyncio.Event()
         self._liveness: dict[str, Liveness] = {}
+        self._stored: dict[int, SequenceSet] = {}
+        self._newest: dict[str, Newest] = {}
 
     def set_sink(self, sink: FrameSink) -> None:
         """Give every later batch and inventory to the deciding part as well."""
@@ -142,7 +144,7 @@ class Ingest:
         """Start a stream; a stream that the agent still has is replaced.
 
         Raises:
-            OverBudget: too many agents. Unreachable: the store refuses. WrongState: the spool's numbers went back.
+            OverBudget: too many agents. Unreachable: the store refuses.
         """
         if hello.agent not in self._sessions and len(self._sessions) >= self._settings.max_agents:
             raise OverBudget(
@@ -150,13 +152,17 @@ class Ingest:
                 reason="TOO_MANY_AGENTS",
             )
         spool = await self._in_writer(self._store.open_spool, hello.agent, hello.spool_uid)
-        newest_stored = spool.stored.newest()
-        if hello.newest_sequence < newest_stored:
-            raise WrongState(
-                f"spool {hello.spool_uid} of agent {hello.agent!r} has given out {hello.newest_sequence} numbers, but number "
-                f"{newest_stored} of it is stored: it was restored from an older copy. Remove the agent's spool; it starts a new one.",
-                reason="SPOOL_WENT_BACK",
-                metadata={"agent": hello.agent, "stored": str(newest_stored), "offered": str(hello.newest_sequence)},
+        # One set per spool, shared by its streams: a replaced stream's last batches may still be on their way to the disk.
+        stored = self._stored.setdefault(spool.spool_id, spool.stored)
+        if hello.newest_sequence < stored.newest():
+            # Telemetry goes on: protection needs it. Numbers that are taken already are refused one by one.
+            self._recorder.note(
+                "spool_went_back",
+                subject=self._agent_name(hello.agent),
+                source=f"spool/{hello.agent}",
+                message=f"spool {hello.spool_uid} of agent {hello.agent} gave out {hello.newest_sequence} numbers, but "
+                f"{stored.newest()} is stored: it was restored from an older copy; remove the agent's spool, it starts a new one",
+                facts={"stored": str(stored.newest()), "offered": str(hello.newest_sequence)},
             )
         inventory_id = await self._in_writer(self._store.keep_inventory, spool.spool_id, hello.inventory_payload)
         old = self._sessions.get(hello.agent)
@@ -183,8 +189,10 @@ class Ingest:
             instance_uid=hello.instance_uid,
             spool_uid=hello.spool_uid,
             spool_id=spool.spool_id,
-            stored=spool.stored,
-            newest_sequence=newest_stored,
+            stored=stored,
+            newest=self._newest.get(hello.agent, Newest())
+            if hello.newest_sequence >= stored.newest()
+            else Newest(sequence=hello.newest_sequence),
             inventory=hello.inventory,
             inventory_id=inventory_id,
             columns={bank.bank: columns_of(bank) for bank in hello.inventory.banks},
@@ -197,7 +205,7 @@ class Ingest:
         view.refusal = ""
         view.certificate_expire_unix_s = hello.certificate_expire_unix_s
         view.sample_count = spool.sample_count
-        view.acked_sequence = spool.stored.cumulative()
+        view.acked_sequence = stored.cumulative()
         self._take_inventory(hello.inventory)
         return session
 
@@ -265,7 +273,12 @@ class Ingest:
             frame.bank: read_bank(frame, session.columns[frame.bank]) for frame in batch.banks
         }
         if batch.is_live:
-            session.newest_sequence = batch.sequence
+            session.newest = self._newest[session.agent] = Newest(
+                sequence=batch.sequence,
+                boot_id=batch.boot_id,
+                sample_boottime_s=batch.sample_boottime_s,
+                sample_unix_s=batch.sample_unix_s,
+            )
             session.unix_offset_s = now_unix_s - batch.sample_boottime_s
             session.boot_id = batch.boot_id
         # The controller's wall clock dates what shares a boot with live batches; older boots keep the agent's own.

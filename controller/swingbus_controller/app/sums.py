@@ -21,6 +21,7 @@ class Columns:
     power: int | None
     hashrate: int | None
     uptime: int | None
+    uptime_is_value: bool = False  # some agents announce it as a reading, not as a counter
 
 
 def columns_of(bank: BankInventory) -> Columns:
@@ -31,7 +32,8 @@ def columns_of(bank: BankInventory) -> Columns:
         counter_count=len(counters),
         power=values.index("power_w") if "power_w" in values else None,
         hashrate=values.index("hashrate_ths") if "hashrate_ths" in values else None,
-        uptime=counters.index("uptime_s") if "uptime_s" in counters else None,
+        uptime=next((names.index("uptime_s") for names in (counters, values) if "uptime_s" in names), None),
+        uptime_is_value="uptime_s" not in counters,
     )
 
 
@@ -54,6 +56,8 @@ def uptimes(frame: BankFrame, columns: Columns) -> Any:
     """Return the uptime column of a frame, None where the bank has none."""
     if columns.uptime is None:
         return None
+    if columns.uptime_is_value:
+        return np.asarray(frame.values)[columns.uptime :: columns.value_count]
     return np.asarray(frame.counters)[columns.uptime :: columns.counter_count]
 
 

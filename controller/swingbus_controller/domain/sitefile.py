@@ -127,22 +127,43 @@ class SiteReservation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MarketFeed:
-    """Where one signal comes from.
+class PushedSignal:
+    """How long a pushed signal is believed, and what stands in after that.
 
     Attributes:
         signal: name with its unit, as the market API spells it.
-        file: path of a CSV feed; empty if values are only pushed.
-        column, unit: how the file spells it; empty means the signal's own.
-        fallback: decimal that stands in while the signal is stale; empty means none.
+        fallback: decimal that stands in while no fresh value is there; empty means none.
     """
 
     signal: str
     stale_after_s: float
-    file: str = ""
-    column: str = ""
-    unit: str = ""
     fallback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarketPlace:
+    """Where prices and demand come from, and how the market's clock runs.
+
+    Attributes:
+        feed: path of a feed file (see `adapters/market_file`), relative to the site file; empty means pushes only.
+        speed_ratio: market seconds per wall second, 1 but in demos.
+        anchor_unix_s, start_unix_s: at the wall's anchor the market's clock shows start.
+        signals: signals that are pushed.
+    """
+
+    feed: str = ""
+    speed_ratio: float = 1.0
+    anchor_unix_s: float = 0.0
+    start_unix_s: float = 0.0
+    signals: tuple[PushedSignal, ...] = ()
+
+    def market_unix_s(self, wall_unix_s: float) -> float:
+        """Return what the market's clock shows.
+
+        >>> MarketPlace(speed_ratio=60.0, anchor_unix_s=1000.0, start_unix_s=5000.0).market_unix_s(1010.0)
+        5600.0
+        """
+        return self.start_unix_s + (wall_unix_s - self.anchor_unix_s) * self.speed_ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +181,7 @@ class SiteFile:
     classes: Mapping[str, DeviceClass]
     banks: tuple[SiteBank, ...]
     reservations: tuple[SiteReservation, ...]
-    feeds: tuple[MarketFeed, ...]
-    market_speed_ratio: float  # how much faster the market's clock runs than the wall's (1 but in demos)
+    market: MarketPlace
     policy: Policy
 
     def agents(self) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from swingbus.faults import InvalidInput
-
 from swingbus_controller.domain import bank as counting
 from swingbus_controller.domain.bank import BankSpec, CountingFactors, counted_w
 from swingbus_controller.domain.bank import DeviceKind as CountedKind
@@ -29,7 +28,8 @@ from swingbus_controller.domain.sitefile import (
     ClassPoint,
     DeviceClass,
     FeederNote,
-    MarketFeed,
+    MarketPlace,
+    PushedSignal,
     SiteBank,
     SiteFile,
     SiteReservation,
@@ -68,10 +68,7 @@ def parse_site(values: StrictTable, faults: Faults) -> SiteFile | None:
     classes, class_specs = _classes(values.tables("class"), faults)
     banks = _banks(values.tables("bank"), faults, feeders, classes, class_specs)
     reservations = _reservations(values.tables("reservation"))
-    market = values.table("market")
-    speed_ratio = market.number("speed_ratio", 1.0, low=0.001, high=100_000.0)
-    market.finish()
-    feeds = _feeds(values.tables("signal"))
+    market = _market(values.table("market"), values.tables("signal"))
     policy = _policy(values.table("policy"), faults)
     if not feeders:
         faults.note("feeder", "no feeder is declared; write at least the grid connection as [[feeder]]")
@@ -98,8 +95,7 @@ def parse_site(values: StrictTable, faults: Faults) -> SiteFile | None:
         classes=MappingProxyType(classes),
         banks=banks,
         reservations=reservations,
-        feeds=feeds,
-        market_speed_ratio=speed_ratio,
+        market=market,
         policy=policy,
     )
 
@@ -451,27 +447,35 @@ def _reservations(tables: tuple[StrictTable, ...]) -> tuple[SiteReservation, ...
     return tuple(reservations)
 
 
-def _feeds(tables: tuple[StrictTable, ...]) -> tuple[MarketFeed, ...]:
-    feeds: list[MarketFeed] = []
-    for table in tables:
-        feed = MarketFeed(
-            signal=table.text("signal"),
-            stale_after_s=table.number("stale_after_s", low=1.0),
-            file=table.text("file", "") if table.has("file") else "",
-            column=table.text("column", "") if table.has("column") else "",
-            unit=table.text("unit", "") if table.has("unit") else "",
-            fallback=table.decimal("fallback", "") if table.has("fallback") else "",
+def _market(table: StrictTable, signals: tuple[StrictTable, ...]) -> MarketPlace:
+    pushed: list[PushedSignal] = []
+    for entry in signals:
+        signal = PushedSignal(
+            signal=entry.text("signal"),
+            stale_after_s=entry.number("stale_after_s", low=1.0),
+            fallback=entry.decimal("fallback", ""),
         )
-        for key in ("file", "column", "unit", "fallback"):
-            table.has(key) or table.text(key, "")
-        table.finish()
-        if feed.signal and not is_signal_name(feed.signal):
+        entry.finish()
+        if signal.signal and not is_signal_name(signal.signal):
             names = ", ".join(f"{known}{{class}}" if known.endswith("/") else known for known in SIGNALS)
-            table.fault("signal", f"{feed.signal!r} is no signal; the signals are {names}")
-        if any(other.signal == feed.signal for other in feeds):
-            table.fault("signal", f"{feed.signal!r} is given twice")
-        feeds.append(feed)
-    return tuple(feeds)
+            entry.fault("signal", f"{signal.signal!r} is no signal; the signals are {names}")
+        if any(other.signal == signal.signal for other in pushed):
+            entry.fault("signal", f"{signal.signal!r} is given twice")
+        pushed.append(signal)
+    speed_ratio = table.number("speed_ratio", 1.0, low=0.001, high=100_000.0)
+    # One without the other says nothing; both are asked for, so that both are known.
+    has_anchor, has_start = table.has("anchor_time"), table.has("start_time")
+    market = MarketPlace(
+        feed=table.text("feed", "") if not table.has("feed") else table.text("feed"),
+        speed_ratio=speed_ratio,
+        anchor_unix_s=table.optional_moment_s("anchor_time") or 0.0,
+        start_unix_s=table.optional_moment_s("start_time") or 0.0,
+        signals=tuple(pushed),
+    )
+    if has_anchor != has_start or (speed_ratio != 1.0 and not has_anchor):
+        table.fault("anchor_time", "anchor_time and start_time belong together, and speed_ratio needs them")
+    table.finish()
+    return market
 
 
 def _policy(table: StrictTable, faults: Faults) -> Policy | None:

@@ -149,6 +149,13 @@ class StrictTable:
             return stand_in
         return value
 
+    def optional_moment_s(self, key: str) -> float | None:
+        """Return an instant in Unix seconds, or None where the key is absent."""
+        if not self.has(key):
+            self._take(key)
+            return None
+        return self.moment(key).timestamp()
+
     def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Return a list of strings."""
         value = self._take(key)

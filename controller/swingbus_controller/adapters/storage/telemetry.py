@@ -119,19 +119,22 @@ class SqliteTelemetry:
                 for batch in batches:
                     key = batch.spool_id << _SPOOL_SHIFT | batch.sequence
                     is_known = batch.sequence in self._spools[batch.spool_id][0]
-                    is_new = not is_known and db.execute(
-                        _INSERT,
-                        (
-                            key,
-                            batch.inventory_id,
-                            batch.received_unix_s,
-                            batch.sample_unix_s,
-                            batch.sample_boottime_ns,
-                            batch.boot_id,
-                            batch.sample_count,
-                            batch.payload,
-                        ),
-                    ).rowcount
+                    is_new = (
+                        not is_known
+                        and db.execute(
+                            _INSERT,
+                            (
+                                key,
+                                batch.inventory_id,
+                                batch.received_unix_s,
+                                batch.sample_unix_s,
+                                batch.sample_boottime_ns,
+                                batch.boot_id,
+                                batch.sample_count,
+                                batch.payload,
+                            ),
+                        ).rowcount
+                    )
                     if not is_new:
                         if self._is_same(key, batch):
                             repeated_count += 1
