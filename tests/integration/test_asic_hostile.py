@@ -190,7 +190,6 @@ async def test_asleep_but_hashing_is_unknown_with_an_error() -> None:
             config["CurtailMode"] = "Sleep"
 
     async with hostile(MinerFirmware.LUXOS) as (miner, driver):
-        await driver.read("m1")
         miner.mangle = edited(claim_sleep)
         outcome = await driver.read("m1")
         assert isinstance(outcome, MinerReading)
@@ -198,15 +197,15 @@ async def test_asleep_but_hashing_is_unknown_with_an_error() -> None:
         assert any("says it is asleep" in error for error in outcome.errors)
 
 
-async def test_missing_sleep_flag_is_unknown_never_mining() -> None:
-    """Without the firmware's own word on sleep the state is unknown, however much it hashes."""
+async def test_no_hashrate_and_no_sleep_flag_is_unknown() -> None:
+    """A miner that neither hashes nor says whether it sleeps is not taken for a booting one."""
 
     def forget_flags(body: dict[str, Any]) -> None:
         for config in body.get("CONFIG", []):
             config.pop("CurtailMode"), config.pop("IsPowerSupplyOn")
 
     async with hostile(MinerFirmware.LUXOS) as (miner, driver):
-        await driver.read("m1")
+        miner.asic.sleep(boottime_s())
         miner.mangle = edited(forget_flags)
         outcome = await driver.read("m1")
         assert isinstance(outcome, MinerReading)

@@ -4,8 +4,9 @@ Reads frames on stdin, answers on stdout (see `frames`), ends when stdin closes.
 once: a miner that did not answer last time goes to a small lane of its own, so hung ones never take the places of good ones.
 Started as `python -m swingbus_agent.adapters.asic.child`; passwords come over the pipe, never by arguments or environment.
 
-Requests `[id, op, index, ...]`: `setup` (settings and miners), `read`, `identify`, `profiles`, `write verb argument deadline`.
-Answers, several to a frame: `[id, "ok", payload]`, `[id, "fault", reason, detail, started_s, ended_s]`; id 0 is a heartbeat.
+Requests, several to a frame: `[id, op, index, ...]` with `read`, `identify`, `profiles`, `write verb argument deadline`,
+and once `[0, "setup", settings, miners]`. Answers, several to a frame: `[id, "ok", payload]` or
+`[id, "fault", reason, detail, started_s, ended_s]`; an answer `[0]` is a heartbeat.
 """
 
 from __future__ import annotations
@@ -70,11 +71,11 @@ class Child:
             beat = tasks.create_task(self._beat())
             try:
                 while True:
-                    request = await frames.read_frame(self._reader)
-                    if request[1] == "setup":
-                        self._setup(*request[2:])
-                    else:
-                        tasks.create_task(self._serve(request))
+                    for request in await frames.read_frame(self._reader):
+                        if request[1] == "setup":
+                            self._setup(*request[2:])
+                        else:
+                            tasks.create_task(self._serve(request))
             except EOFError:
                 beat.cancel()
                 # The library can abort the process while Python unwinds; nothing here needs unwinding.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from swingbus.faults import InvalidInput, NotFound
 
+from swingbus.faults import InvalidInput, NotFound
 from swingbus_agent.adapters.asic import frames, rows
 from swingbus_agent.domain.miner import (
     CAPABILITIES,
@@ -59,7 +59,7 @@ class AsicSettings:
 
     read_deadline_s: float = 3.0
     write_deadline_s: float = 4.0
-    vitals_every_s: float = 15.0
+    vitals_every_s: float = 30.0
     max_concurrent: int = 32
     suspect_places: int = 8
     restart_pause_s: tuple[float, float] = (0.2, 10.0)
@@ -96,6 +96,7 @@ class AsicDriver:
         self._now = now
         self._command = tuple(command)
         self._hung_since_s: dict[str, float] = {}
+        self._outgoing: list[list[Any]] = []
         self._waiting: dict[int, asyncio.Future[list[Any]]] = {}
         self._last_number = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -232,23 +233,32 @@ class AsicDriver:
         return WriteOutcome(verdict=verdict, detail=detail, ended_s=ended_s)
 
     async def _call(self, miner: str, request: list[Any], timeout_s: float) -> list[Any]:
-        process = self._process
-        if process is None or process.stdin is None:
+        if self._process is None:
             raise _ChildDown("the ASIC driver process is not up")
         self._last_number += 1
         number = self._last_number
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            process.stdin.write(frames.pack([number, request[0], self._index[miner], *request[1:]]))
+            self._send([number, request[0], self._index[miner], *request[1:]])
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
             raise _ChildDown(f"the ASIC driver process gave no answer within {timeout_s:g} s") from error
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise _ChildDown("the ASIC driver process has closed its pipe") from error
         finally:
             self._waiting.pop(number, None)
+
+    def _send(self, request: list[Any]) -> None:
+        # Requests of one turn of the loop leave in one frame, as the answers do.
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(request)
+
+    def _flush(self) -> None:
+        requests, self._outgoing = self._outgoing, []
+        process = self._process
+        if process is not None and process.stdin is not None and not process.stdin.is_closing():
+            process.stdin.write(frames.pack(requests))
 
     # ----- the child's life ---------------------------------------------------------------------------------------
 
@@ -269,7 +279,7 @@ class AsicDriver:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(frames.pack([0, "setup", self._setup_settings(), self._setup_miners()]))
+            process.stdin.write(frames.pack([[0, "setup", self._setup_settings(), self._setup_miners()]]))
             self._process = process
             return await self._read_answers(process.stdout)
         finally:

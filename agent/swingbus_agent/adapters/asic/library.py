@@ -43,6 +43,8 @@ class LibraryMiner:
         self._miner: Any = None
         self._is_v3 = False
         self._vitals = Vitals()
+        self._ask_next = True  # whether the next reading asks for sleep and profile, whatever the library says
+        self._profile: str | None = None
         self._profiles: dict[str, tuple[float, float]] = {}
         self._exclude_fast = _all_but(_FAST[firmware])
         self._exclude_slow = _all_but(tuple({*_FAST[firmware], *_SLOW}))
@@ -94,20 +96,27 @@ class LibraryMiner:
         await self.contact(deadline_s)
         started_s = now()
         exclude = self._exclude_slow if vitals_due else self._exclude_fast
-        async with asyncio.TaskGroup() as tasks:
-            own = tasks.create_task(self._ask_state(deadline_s))
-            theirs = tasks.create_task(_get_data(self._miner, exclude))
+        if vitals_due or self._ask_next:
+            async with asyncio.TaskGroup() as tasks:
+                own = tasks.create_task(self._ask_state(deadline_s))
+                theirs = tasks.create_task(_get_data(self._miner, exclude))
+            data, says_asleep = theirs.result(), own.result()
+            hashrate_ths = _terahashes(data.hashrate)
+        else:
+            data = await _get_data(self._miner, exclude)
+            hashrate_ths = _terahashes(data.hashrate)
+            # One that says it hashes says it is awake; only the others need the question, at twice the cost of a reading.
+            says_asleep = False if hashrate_ths else await self._ask_state(deadline_s)
+        self._ask_next = not hashrate_ths
         if self.firmware == "luxos" and not self._profiles:
             await self._learn_profiles(deadline_s)
-        says_asleep, profile = own.result()
-        data = theirs.result()
         ended_s = now()
         if vitals_due:
             self._vitals = _vitals_of(data, ended_s)
         limit_w = data.tuning_target.watts if data.tuning_target is not None else None
         fast = self._vitals
         if self.firmware == "luxos":
-            known = self._profiles.get(profile or "")
+            known = self._profiles.get(self._profile or "")
             if known is not None:
                 limit_w, fast.expected_hashrate_ths = known
         else:
@@ -118,9 +127,9 @@ class LibraryMiner:
             ended_s=ended_s,
             says_asleep=says_asleep,
             power_w=data.wattage,
-            hashrate_ths=_terahashes(data.hashrate),
+            hashrate_ths=hashrate_ths,
             uptime_s=data.uptime.total_seconds() if data.uptime is not None else None,
-            profile=profile,
+            profile=self._profile,
             power_limit_w=limit_w,
             inlet_temperature_c=data.fluid_temperature,
             vitals=fast,
@@ -138,6 +147,7 @@ class LibraryMiner:
 
     async def write(self, verb: str, argument: Any, deadline_s: float) -> str:
         """Carry out one verb and return the miner's words; raises `RpcFault` or `TimeoutError`."""
+        self._ask_next = True
         if self.firmware == "luxos":
             command, word = {
                 "sleep": ("curtail", "sleep"),
@@ -158,12 +168,13 @@ class LibraryMiner:
             return  # the reading stands without a limit; asked again at the next one
         self._profiles = {name: (watts, rate) for name, watts, rate in profiles}
 
-    async def _ask_state(self, deadline_s: float) -> tuple[bool | None, str | None]:
+    async def _ask_state(self, deadline_s: float) -> bool | None:
         if self.firmware == "whatsminer":
-            return await whatsminer.says_asleep(self.host, self._is_v3, deadline_s), None
+            return await whatsminer.says_asleep(self.host, self._is_v3, deadline_s)
         config = await luxos.read_config(self.host, deadline_s)
         profile = config.get("Profile")
-        return luxos.says_asleep(config), profile[:64] if isinstance(profile, str) and profile else None
+        self._profile = profile[:64] if isinstance(profile, str) and profile else None
+        return luxos.says_asleep(config)
 
 
 async def _get_data(miner: Any, exclude: list[Any]) -> Any:
