@@ -209,7 +209,7 @@ def test_moves_for_money_earn_back_what_they_cost(site: tuple[PlanView, MarketVi
 
 
 @settings(max_examples=100, deadline=None)
-@given(site=sites(), grid_factor=st.sampled_from((0.5, 0.97, 1.0)))
+@given(site=sites(), grid_factor=st.sampled_from((0.3, 0.6, 0.8, 0.97, 1.0)))
 def test_admitted_flips_never_exceed_a_feeder_at_any_step(
     site: tuple[PlanView, MarketView], grid_factor: float
 ) -> None:

@@ -91,3 +91,14 @@ def test_admitted_part_becomes_a_planned_flip() -> None:
     flip = flip_of(part, view.banks[1], id="flips/9", author="planner", now_s=NOW_S, times=FlipTimes())
     assert (flip.phase, flip.count, flip.claim_delta_w) == (Phase.PLANNED, 1, 320.0)
     assert flip.reason.startswith("demand: h100 inference pays 2.35")
+
+
+def test_limit_that_fell_since_the_plan_admits_only_what_fits_together() -> None:
+    """Each of eight units would fit alone; the watts are there for two of them, and nothing shrinks."""
+    view = make_view((make_gpus("g", "r", at={"standby": 8}),), grid_w=1e6)
+    made = plan(view, make_market(demand=8.0), POLICY, NOW_S)
+    now_w = 600.0 + 8 * 80.0
+    fell = make_view(view.banks, grid_w=now_w + 2 * 670.0 + 100.0)
+    admission = admit(made, fell, NOW_S)
+    assert [f.starts_now for f in admission.admitted] == [True, True]
+    assert [r.code for r in admission.refused] == [RefusalCode.NO_WATTS] * 6
