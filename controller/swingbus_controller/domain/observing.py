@@ -76,10 +76,10 @@ class WindowMaker:
 
 
 def _product_w(frame: MeterFrame) -> float | None:
-    """Return V x I x pf of three phases, V from line to line; None where the meter does not tell all three."""
+    """Return V x I x pf of three phases, V from line to neutral; None where the meter does not tell all three."""
     if frame.voltage_v is None or frame.current_a is None or frame.power_factor is None:
         return None
-    return math.sqrt(3.0) * frame.voltage_v * frame.current_a * frame.power_factor
+    return 3.0 * frame.voltage_v * frame.current_a * frame.power_factor
 
 
 class BlipWatch:
