@@ -102,3 +102,14 @@ def test_limit_that_fell_since_the_plan_admits_only_what_fits_together() -> None
     admission = admit(made, fell, NOW_S)
     assert [f.starts_now for f in admission.admitted] == [True, True]
     assert [r.code for r in admission.refused] == [RefusalCode.NO_WATTS] * 6
+
+
+def test_waiting_flips_together_ask_for_no_more_than_what_shrinks() -> None:
+    """One miner's 3.8 kW less the 3 kW that the limit fell since: room for two units, not four."""
+    view = swing()
+    made = plan(view, make_market(demand=4.0), POLICY, NOW_S)
+    freed_w = -sum(m.claim_delta_w for m in made.moves if m.claim_delta_w < 0)
+    fell = make_view(view.banks, grid_w=10 * 3850 + 4 * 430 + 600 - (freed_w - 2 * 320.0 - 100.0))
+    admission = admit(made, fell, NOW_S)
+    assert len([f for f in admission.admitted if f.claim_delta_w > 0]) == 2
+    assert [r.code for r in admission.refused] == [RefusalCode.NO_WATTS] * 2
