@@ -61,7 +61,7 @@ class NvmlRig:
 
     def __init__(self, directory: Path) -> None:
         self.host = GpuHost(directory / "shelf", GPU_COUNT)
-        timings = NvmlTimings(call_deadline_s=0.3, first_probe_s=0.05, lost_reopen_s=0.1)
+        timings = NvmlTimings(call_deadline_s=0.8, first_probe_s=0.05, lost_reopen_s=0.1)
         self.nvml = NvmlGpus(writes=True, timings=timings, environment=self.host.environment)
         self.source: GpuSource = self.nvml
         self.actuator: GpuActuator = self.nvml

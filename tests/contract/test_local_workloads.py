@@ -22,9 +22,14 @@ from tests.fakes.workloads import FakeProgram, FakeWorkloads
 UNITS = ("h100/0", "h100/1")
 # Python programs, so that a test needs no other tool: one that ends on SIGTERM and one that does not.
 _WILLING = "import time\nprint('at work', flush=True)\ntime.sleep(60)"
-_STUBBORN = (
-    "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('at work', flush=True)\ntime.sleep(60)"
-)
+# The stubborn one says by a file when it has begun to ignore the signal.
+_STUBBORN = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+_EXISTS = "import os, sys; sys.exit(0 if os.path.exists(sys.argv[1]) else 1)"
 
 
 class Rig(Protocol):
@@ -68,7 +73,7 @@ class LocalRig:
     def __init__(self, folder: Path) -> None:
         self._flag = folder / "ready"
         self.late_s = 0.0
-        check = f"import os, sys; sys.exit(0 if os.path.exists({str(self._flag)!r}) else 1)"
+        stubborn_flag = str(folder / "ignores-sigterm")
         self.local = LocalWorkloads(
             units=[
                 GpuUnit(name=name, number=number, gpu_indices=(number,), gpu_uuids=(f"GPU-{number}",))
@@ -82,13 +87,13 @@ class LocalRig:
                     name="server",
                     mode=Mode.INFERENCE,
                     command=(sys.executable, "-S", "-c", _WILLING),
-                    ready_command=(sys.executable, "-S", "-c", check),
+                    ready_command=(sys.executable, "-S", "-c", _EXISTS, str(self._flag)),
                 ),
                 WorkloadSpec(
                     name="stubborn",
                     mode=Mode.INFERENCE,
-                    command=(sys.executable, "-S", "-c", _STUBBORN),
-                    ready_after_s=0.0,
+                    command=(sys.executable, "-S", "-c", _STUBBORN, stubborn_flag),
+                    ready_command=(sys.executable, "-S", "-c", _EXISTS, stubborn_flag),
                 ),
                 WorkloadSpec(name="missing", mode=Mode.INFERENCE, command=(str(folder / "no-such-program"),)),
             ],
@@ -190,7 +195,6 @@ async def test_stubborn_workload_is_killed_after_its_grace(rig: Rig) -> None:
     """A process that ignores SIGTERM holds its unit until the grace is over, then it is killed."""
     await rig.driver.start(UNITS[0], "stubborn")
     await until(rig.driver, UNITS[0], WorkloadPhase.READY)
-    await asyncio.sleep(0.1)  # the real one needs a moment to ignore the signal
     await rig.driver.stop(UNITS[0], grace_s=20.0)
     for _ in range(5):
         status = (await rig.driver.observe())[UNITS[0]]
