@@ -38,6 +38,7 @@ class MinerGroup:
     agent: str
     asic_class: AsicClass
     count: int
+    firmware: str
     first_address: str
     start_mining_count: int
     password: str | None

@@ -21,6 +21,8 @@ from swingbus_sim.series import CsvColumn, Series, series_from_csv, series_from_
 SCENARIO_FOLDER = Path(__file__).parent / "scenarios"
 _SERIES = ("price_usd_per_mwh", "demand_gpus", "hashprice_usd_per_th_day")
 _FORMAT = 1
+# Which protocols a class's machines can be made to speak.
+_SPEAKS = {"luxos": ("luxos",), "whatsminer": ("whatsminer", "whatsminer-v3")}
 
 
 class _Table:
@@ -341,6 +343,7 @@ def _miner_group(table: _Table, names: set[str]) -> model.MinerGroup:
         agent=table.text("agent"),
         asic_class=asic_class,
         count=count,
+        firmware=table.choice("firmware", _SPEAKS[asic_class.firmware], asic_class.firmware),
         first_address=_loopback(table, "first_address"),
         start_mining_count=table.whole("start_mining", 0, high=count),
         password=table.text("password") if table.has("password") else None,

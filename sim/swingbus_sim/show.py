@@ -103,7 +103,7 @@ def print_scenario(scenario: Scenario) -> None:
     for group in scenario.miners:
         c = group.asic_class
         print(
-            f"  miners {group.name}: {group.count} x {c.model} ({c.firmware}) on {group.node} from {group.first_address}, "
+            f"  miners {group.name}: {group.count} x {c.model} ({group.firmware}) on {group.node} from {group.first_address}, "
             f"{c.default.hashrate_ths:g} TH/s {c.default.power_w:g} W, boot {c.boot_s:g} s, wake {c.wake_s:g} s, "
             f"sleep {'lasting' if c.sleep_is_lasting else 'volatile'}"
         )

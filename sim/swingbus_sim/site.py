@@ -151,7 +151,7 @@ class SiteRun:
         return [
             ServedMiner(
                 asic=world.asics[name],
-                firmware=Firmware(group.asic_class.firmware),
+                firmware=Firmware(group.firmware),
                 host=addresses[name],
                 password=group.password,
             )

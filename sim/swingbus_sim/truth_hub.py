@@ -36,6 +36,7 @@ class TruthHub:
         self._more = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._unflushed = 0
+        self._listeners = 0
 
     async def __aenter__(self) -> TruthHub:
         self.socket_path.unlink(missing_ok=True)
@@ -52,11 +53,10 @@ class TruthHub:
         self._more.set()
         if self._server is not None:
             self._server.close()
-            try:
-                async with asyncio.timeout(_WRITE_S):
-                    await self._server.wait_closed()
-            except TimeoutError:
-                pass  # a listener that does not read must not hold up the end
+            deadline_s = asyncio.get_running_loop().time() + _WRITE_S
+            # Every listener gets its last line; one that does not read must not hold up the end.
+            while self._listeners and asyncio.get_running_loop().time() < deadline_s:
+                await asyncio.sleep(0.02)
         self._stack.close()
         self.socket_path.unlink(missing_ok=True)
 
@@ -80,6 +80,7 @@ class TruthHub:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         position = 0
+        self._listeners += 1
         try:
             while not self._is_full:
                 if position < len(self._lines):
@@ -96,4 +97,5 @@ class TruthHub:
         except (ConnectionError, TimeoutError):
             return  # the listener left or stopped reading: its loss, the others go on
         finally:
+            self._listeners -= 1
             writer.close()

@@ -265,7 +265,7 @@ class Court:
         return watts, allowed_s
 
     def _is_quiet(self, at_s: float) -> bool:
-        return at_s >= self._header["measure_from_s"] and not any(start <= at_s <= end for start, end in self._excluded)
+        return at_s > self._header["measure_from_s"] and not any(start < at_s <= end for start, end in self._excluded)
 
     def _keep_second(self, line: Mapping[str, Any], at_s: float, young_w: tuple[float, ...]) -> None:
         self._second.append((tuple(line["n"]), tuple(line["e"])))

@@ -286,7 +286,8 @@ class SimulatedAsic:
         if state is AsicState.MINING:
             full_w = self._profile.power_w * self._spread * self.faults.draws_more_ratio
             if self._pool_is_alive:
-                since_s = now_s - self._raised_at_s
+                # Tuning overshoots once the ramp is nearly up, then settles.
+                since_s = max(0.0, now_s - self._raised_at_s - 2.0 * c.ramp_up_s)
                 target_w = full_w
                 if since_s < 5.0 * c.overshoot_s:
                     target_w *= 1.0 + c.overshoot_ratio * math.exp(-since_s / c.overshoot_s)

@@ -21,6 +21,7 @@ _RAMP_S = 0.25
 _PROCESS_PERIOD_S = 0.5
 _PUBLISH_PERIOD_S = 0.2
 _OVER_CAP_RATIO = 0.015
+_CAP_GRIP = 0.8  # share of the way to the cap that one step of 100 ms takes once it is enforced
 
 
 class SimulatedGpu:
@@ -149,10 +150,12 @@ class GpuHost:
                 wanted_w = self._wanted_w(gpu)
                 if is_spiking and gpu.kind == "inference":
                     wanted_w *= 1.15
-                moved_w = gpu.power_w + (wanted_w - gpu.power_w) * (1.0 if is_spiking else follow)
-                moved_w *= 1.0 + gauss(0.0, 0.004)
                 cap_w = gpu.enforced_w * (1.0 + _OVER_CAP_RATIO * (2.0 if is_spiking else 0.5))
-                gpu.power_w = min(moved_w, cap_w) if gpu.power_w <= cap_w else max(cap_w, moved_w * 0.9)
+                if gpu.power_w > cap_w:
+                    gpu.power_w += (min(cap_w, wanted_w) - gpu.power_w) * _CAP_GRIP
+                else:
+                    moved_w = gpu.power_w + (wanted_w - gpu.power_w) * (1.0 if is_spiking else follow)
+                    gpu.power_w = min(cap_w, moved_w * (1.0 + gauss(0.0, 0.004)))
             gpu.average_w += (gpu.power_w - gpu.average_w) * min(1.0, dt_s / 1.0)
             gpu.energy_j += gpu.power_w * dt_s
             gpu.temperature_c += (self.inlet_c + 6.0 + gpu.power_w * 0.058 - gpu.temperature_c) * min(1.0, dt_s / 15.0)
