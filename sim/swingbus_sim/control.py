@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 from swingbus.faults import InvalidInput, NotFound, SwingbusError, Unreachable, WrongState
-
 from swingbus_sim.physics.world import World
 from swingbus_sim.scenario_file import event_from_mapping
 

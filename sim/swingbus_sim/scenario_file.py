@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from swingbus.faults import InvalidInput, NotFound
-
 from swingbus_sim import scenario as model
 from swingbus_sim.catalogue import ASIC_CLASSES, GPU_CLASSES, OVERRIDABLE_ASIC_KEYS, AsicClass
 from swingbus_sim.series import CsvColumn, Series, series_from_csv, series_from_points

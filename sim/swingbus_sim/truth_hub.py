@@ -7,6 +7,7 @@ bounded backlog is dropped, and sees it by the missing "end" line.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +38,8 @@ class TruthHub:
         self._server: asyncio.Server | None = None
         self._unflushed = 0
         self._listeners = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def __aenter__(self) -> TruthHub:
         self.socket_path.unlink(missing_ok=True)
@@ -53,10 +56,10 @@ class TruthHub:
         self._more.set()
         if self._server is not None:
             self._server.close()
-            deadline_s = asyncio.get_running_loop().time() + _WRITE_S
             # Every listener gets its last line; one that does not read must not hold up the end.
-            while self._listeners and asyncio.get_running_loop().time() < deadline_s:
-                await asyncio.sleep(0.02)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WRITE_S):
+                    await self._idle.wait()
         self._stack.close()
         self.socket_path.unlink(missing_ok=True)
 
@@ -81,6 +84,7 @@ class TruthHub:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         position = 0
         self._listeners += 1
+        self._idle.clear()
         try:
             while not self._is_full:
                 if position < len(self._lines):
@@ -98,4 +102,6 @@ class TruthHub:
             return  # the listener left or stopped reading: its loss, the others go on
         finally:
             self._listeners -= 1
+            if self._listeners == 0:
+                self._idle.set()
             writer.close()

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pymodbus.constants import ExcCodes
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
-from swingbus.faults import WrongState
 
+from swingbus.faults import WrongState
 from swingbus_sim.meters.meter import Meter
 from swingbus_sim.meters.registers import REGISTER_COUNT
 
