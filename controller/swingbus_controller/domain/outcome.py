@@ -7,6 +7,7 @@ to the targets.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -152,7 +153,7 @@ class Outcome:
             purposes = [p for p, _, n in sorted(group.placements(), key=_leaves_first) for _ in range(n)]
             served_now.setdefault((group.bank.bank, group.origin.name, ""), []).extend(purposes)
         for purposes in served_now.values():
-            purposes.sort(key=lambda p: _LEAVE_ORDER.index(p))
+            purposes.sort(key=_LEAVE_ORDER.index)
         moves: list[Move] = []
         for group in self.groups:
             bank, origin = group.bank, group.origin
@@ -165,9 +166,10 @@ class Outcome:
                 aim, parts = leaving[name]
                 units = sum(n for _, n in parts)
                 left = served_now[(bank.bank, origin.name, "")]
-                before = [left.pop(0) for _ in range(units)]
+                before = left[:units]
+                del left[:units]
                 gain = sum(n * self._unit_margin(bank, aim, p) for p, n in parts)
-                gain -= sum(self._unit_margin(bank, origin, p) for p in before)
+                gain -= sum(n * self._unit_margin(bank, origin, p) for p, n in sorted(Counter(before).items()))
                 for_whom = {p for p, _ in parts}
                 reason = self._reason(group, aim, for_whom, before, gain, is_forced)
                 count = units * bank.unit_size

@@ -155,12 +155,12 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One step of a ladder: units of a group go from one point to a dearer one for a purpose.
+    """One step of a ladder: units go from one point to a dearer one for a purpose.
 
-    `source` None means from the base. `value` is USD/h per unit net of the flip's threshold, `raw_value` without it.
+    `source` None means from the base. `value` is USD/h per unit net of the flip's threshold, `raw_value` without it. It holds for
+    all groups that are alike, which is what keeps a thousand banks cheap to plan.
     """
 
-    group: Group
     purpose: Purpose
     source: str | None
     point: OperatingPoint
@@ -201,19 +201,20 @@ class Packer:
         self.demand = demand
         self.groups = groups
         self.blocked: list[Blocked] = []
-        self._deferred: dict[str, list[Rung]] = {}
+        self._deferred: dict[str, list[tuple[Group, Rung]]] = {}
+        self._ladders: dict[tuple[object, ...], list[Rung]] = {}
 
     def pack(self) -> None:
         """Place every unit: bases first (they are not a choice), then rungs by tier and worth, then the remainder."""
-        rungs: list[Rung] = []
         for group in self.groups:
             self.headroom.take(group.path, group.units * group.bank.unit_size * group.base.claim_w)
+        climbs: list[tuple[Group, Rung]] = []
         for group in self.groups:
             for purpose in self._purposes(group):
-                rungs += self._ladder(group, purpose)
-        rungs.sort(key=_rank)
-        for rung in rungs:
-            self._climb(rung)
+                climbs += [(group, rung) for rung in self._ladder(group, purpose)]
+        climbs.sort(key=_rank)
+        for group, rung in climbs:
+            self._climb(group, rung)
         self._fill()
 
     def _purposes(self, group: Group) -> list[Purpose]:
@@ -251,6 +252,18 @@ class Packer:
         return self.worth.why_not_enter(group.bank, point) is None
 
     def _ladder(self, group: Group, purpose: Purpose) -> list[Rung]:
+        bank = group.bank
+        # Points are told apart by identity: the view keeps them alive while the packer lives.
+        key = (
+            tuple(map(id, group.allowed)), id(group.origin), purpose, bank.unit_size, bank.kind, bank.inference_class,
+            bank.mining_class, self._share(group, purpose),
+        )  # fmt: skip
+        found = self._ladders.get(key)
+        if found is None:
+            found = self._ladders[key] = self._build_ladder(group, purpose)
+        return found
+
+    def _build_ladder(self, group: Group, purpose: Purpose) -> list[Rung]:
         mode = _MODE_OF[purpose]
         base = group.base
         points = sorted(
@@ -267,10 +280,8 @@ class Packer:
             added_w = unit * (point.claim_w - (source or base).claim_w)
             value = net - before[0]
             slope = value / added_w if added_w > 0 else math.inf
-            return Rung(
-                group, purpose, None if source is None else source.name, point, added_w, value, raw - before[1], tier,
-                slope, len(rungs),
-            )  # fmt: skip
+            name = None if source is None else source.name
+            return Rung(purpose, name, point, added_w, value, raw - before[1], tier, slope, len(rungs))
 
         at: OperatingPoint | None = None
         before = (base_net, base_raw)
@@ -301,30 +312,29 @@ class Packer:
             return 1
         return 1 if purpose in _DEMAND_PURPOSES else 2
 
-    def _climb(self, rung: Rung) -> int:
-        group = rung.group
+    def _climb(self, group: Group, rung: Rung) -> None:
         inference_class = group.bank.inference_class or ""
         if (
             rung.purpose is Purpose.SPOT_PART
             and self.demand[inference_class].spot > group.bank.unit_size - EPSILON_GPUS
         ):
             # The last, partly used unit is known only when the whole ones are placed.
-            self._deferred.setdefault(inference_class, []).append(rung)
-            return 0
+            self._deferred.setdefault(inference_class, []).append((group, rung))
+            return
         source_key = (rung.purpose, rung.source or "")
         wanted = group.at_base() if rung.source is None else group.placed.get(source_key, 0)
         pool = None
-        waiting: list[Rung] = []
+        waiting: list[tuple[Group, Rung]] = []
         if rung.source is None and rung.purpose in _DEMAND_PURPOSES:
             pool = self.demand[group.bank.inference_class or ""]
             wanted = min(wanted, pool.units_wanted(rung.purpose, group.bank.unit_size))
         if wanted <= 0:
-            return 0
+            return
         taken = self.headroom.units_that_fit(group.path, rung.added_w, wanted)
         if taken < wanted:
             self.blocked.append(Blocked(group.path, group.bank.bank, rung.added_w, rung.raw_value))
         if taken <= 0:
-            return 0
+            return
         self.headroom.take(group.path, taken * rung.added_w)
         if pool is not None:
             pool.serve(rung.purpose, taken * group.bank.unit_size)
@@ -334,15 +344,14 @@ class Packer:
             group.placed[source_key] -= taken
         key = (rung.purpose, rung.point.name)
         group.placed[key] = group.placed.get(key, 0) + taken
-        for again in waiting:
-            self._climb(again)
-        return taken
+        for waiting_group, waiting_rung in waiting:
+            self._climb(waiting_group, waiting_rung)
 
     def _fill(self) -> None:
         """Use what is left: any dearer point of the same purpose that fits and earns, best per watt first."""
         if not self.blocked:
             return
-        rungs: list[Rung] = []
+        climbs: list[tuple[Group, Rung]] = []
         for group in self.groups:
             sources: list[tuple[Purpose, str | None, OperatingPoint]] = []
             if group.at_base():
@@ -358,16 +367,25 @@ class Packer:
                     net, raw = self._values(group, point, purpose)
                     value = net - before[0]
                     if value > 0 and self._may_enter(group, point, purpose):
-                        rungs.append(
-                            Rung(group, purpose, source, point, added_w, value, raw - before[1], self._tier(purpose),
-                                 value / added_w, len(rungs))
-                        )  # fmt: skip
+                        slope = value / added_w
+                        rung = Rung(
+                            purpose,
+                            source,
+                            point,
+                            added_w,
+                            value,
+                            raw - before[1],
+                            self._tier(purpose),
+                            slope,
+                            len(climbs),
+                        )
+                        climbs.append((group, rung))
         known = len(self.blocked)
-        for rung in sorted(rungs, key=_rank):
-            self._climb(rung)
+        for group, rung in sorted(climbs, key=_rank):
+            self._climb(group, rung)
         del self.blocked[known:]  # the main pass has told what is worth how much
 
 
-def _rank(rung: Rung) -> tuple[int, float, str, str, str, str, int]:
-    group = rung.group
-    return (rung.tier, -rung.slope, group.bank.bank, group.origin.name, group.hold, rung.purpose.value, rung.order)
+def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, str, str, str, str, int]:
+    group, rung = climb
+    return (rung.tier, -rung.slope, group.bank.bank, group.origin.name, group.hold, rung.purpose, rung.order)
