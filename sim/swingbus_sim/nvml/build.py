@@ -50,8 +50,14 @@ def build_library(*, cache: Path | None = None, without: Sequence[str] = ()) -> 
     if (final / LIBRARY_NAME).exists():
         return final
     compiler = find_compiler()
-    root.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix="nvml-building-", dir=root))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix="nvml-building-", dir=root))
+    except OSError as error:
+        raise WrongState(
+            f"the driver stand-in cannot be kept in {root}: {error}. Set {CACHE_VARIABLE} to a folder that can be written",
+            reason="CACHE_NOT_WRITABLE",
+        ) from error
     try:
         _compile(compiler, aside, wanted)
         try:

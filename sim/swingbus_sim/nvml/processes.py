@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from swingbus.faults import OverBudget
-
 from swingbus_sim.nvml import layout
 from swingbus_sim.ports import GpuProcess
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 
 from swingbus.faults import InvalidInput, NotFound
-
 from swingbus_sim.nvml import layout
 from swingbus_sim.nvml.layout import DriverCounters, GpuIdentity
 from swingbus_sim.nvml.processes import ProcessTable

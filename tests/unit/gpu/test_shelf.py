@@ -15,6 +15,7 @@ from swingbus_sim.nvml import layout
 from swingbus_sim.nvml.layout import GpuIdentity
 from swingbus_sim.nvml.processes import start_ticks_of
 from swingbus_sim.nvml.shelf import Shelf
+from swingbus_sim.ports import GpuShelf
 from tests.fakes.gpu_host import READING
 
 IDENTITY = GpuIdentity(uuid="GPU-1", name="NVIDIA H100", bus_id="00000000:01:00.0")
@@ -35,7 +36,8 @@ def words_of(path: Path, index: int) -> tuple[tuple[int, ...], int, int]:
 def test_published_reading_lies_there_in_the_driver_units(tmp_path: Path) -> None:
     """Watts become milliwatts, joules millijoules, and the checksum fits."""
     with Shelf.create(tmp_path / "shelf", [IDENTITY]) as shelf:
-        shelf.publish([READING])
+        port: GpuShelf = shelf
+        port.publish([READING])
         words, stored, true = words_of(shelf.path, 0)
     assert stored == true
     assert words[0] == 12_345_678  # mJ

@@ -14,10 +14,12 @@ _LONGEST_HEAD_BYTES = 8192
 
 async def probe_url(url: str, *, deadline_s: float) -> str:
     """Return "" if GET answers 200, else why it is not ready."""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 80
+        if parts.scheme != "http" or not host:
+            return f"{url} is no probe: write http://HOST:PORT/PATH"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         async with asyncio.timeout(deadline_s):
             reader, writer = await asyncio.open_connection(host, port, limit=_LONGEST_HEAD_BYTES)
             try:

@@ -76,6 +76,11 @@ class ChildLink:
         """The child's process number."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the child is gone."""
+        return self._process.returncode is not None
+
     @classmethod
     async def start(cls, *, writes: bool, environment: Mapping[str, str] | None) -> ChildLink:
         """Start a child that answers requests."""

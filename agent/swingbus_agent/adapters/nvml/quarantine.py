@@ -69,10 +69,13 @@ class Quarantine:
     async def _review_one(self, held: _Held, now_s: float) -> bool:
         if held.probe is None:
             if now_s >= held.next_probe_s:
-                held.probe = await start_process(
-                    "probe", held.probe_name, environment=self._environment, is_talking=False
-                )
                 held.probe_ends_s = now_s + self._deadline_s
+                try:
+                    held.probe = await start_process(
+                        "probe", held.probe_name, environment=self._environment, is_talking=False
+                    )
+                except OSError:  # no memory or no process numbers: the GPU stays apart until there are
+                    self._try_later(held, now_s)
             return False
         code = held.probe.returncode
         if code is None:

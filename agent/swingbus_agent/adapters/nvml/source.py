@@ -23,6 +23,7 @@ from swingbus_agent.domain.readings import Condition
 _MOST_RESTARTS_PER_CALL = 3
 _LONGEST_BACKOFF_S = 60.0
 _NO_DRIVER_RECHECK_S = 300.0
+_MOST_STUCK_CHILDREN = 3
 
 Failure = Unsupported | Unavailable | Hung
 
@@ -59,6 +60,7 @@ class NvmlGpus:
         self._environment = environment
         self._lock = asyncio.Lock()
         self._child: ChildLink | None = None
+        self._stuck: list[ChildLink] = []  # killed, but the kernel cannot end them yet
         self._must_open = True
         self._events = True
         self._failure: Failure | None = None
@@ -228,7 +230,7 @@ class NvmlGpus:
         """Keep the GPU whose call hangs apart and kill the child that is stuck in it."""
         now_s = _now_s()
         gpu = next(each for each in self._known().gpus if each.uuid == uuid)
-        since = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - round(self._timings.call_deadline_s * 1e9)
+        since = _boottime_ns() - round(self._timings.call_deadline_s * 1e9)
         self._quarantine.add(uuid, probe_name=gpu.bus_id or str(gpu.index), since_boottime_ns=since, now_s=now_s)
         notes.append(f"{uuid} hangs: its call was given up after {self._timings.call_deadline_s:g} s")
         await self._end_child()
@@ -236,7 +238,8 @@ class NvmlGpus:
     async def _end_child(self) -> None:
         """Kill the child; a new one may be started at once."""
         if self._child is not None:
-            await self._child.end()
+            if not await self._child.end():
+                self._stuck.append(self._child)
             self._child = None
         self._must_open = True
 
@@ -245,6 +248,16 @@ class NvmlGpus:
         await self._end_child()
         self._fail(Unavailable(reason=reason), self._backoff_s)
         self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
+
+    def _hang(self, reason: str, *, since_s_ago: float) -> Failure:
+        """Call the whole driver hung, since the first time that it was."""
+        if isinstance(self._failure, Hung):
+            since = self._failure.since_boottime_ns
+        else:
+            since = _boottime_ns() - round(since_s_ago * 1e9)
+        wait_s = max(self._timings.first_probe_s, self._backoff_s)
+        self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
+        return self._fail(Hung(since_boottime_ns=since, reason=reason), wait_s)
 
     def _fail(self, failure: Failure, wait_s: float) -> Failure:
         self._failure = failure
@@ -259,6 +272,11 @@ class NvmlGpus:
             if self._failure is not None and _now_s() < self._retry_at_s:
                 return self._failure
             if self._child is None:
+                self._stuck = [child for child in self._stuck if not child.has_ended]
+                if len(self._stuck) >= _MOST_STUCK_CHILDREN:
+                    return self._hang(
+                        "several driver calls cannot even be killed: this host needs a reboot", since_s_ago=0.0
+                    )
                 try:
                     self._child = await ChildLink.start(writes=self._writes, environment=self._environment)
                 except OSError as error:
@@ -283,11 +301,10 @@ class NvmlGpus:
         try:
             done = await child.ask(request, deadline_s=self._timings.open_deadline_s, on_line=opening.take)
         except TooLong:
-            since = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - round(self._timings.open_deadline_s * 1e9)
+            since = _boottime_ns() - round(self._timings.open_deadline_s * 1e9)
             await self._end_child()
             if opening.count is None:
-                hung = Hung(since_boottime_ns=since, reason="the driver hangs while it is initialised")
-                return self._fail(hung, self._timings.first_probe_s)
+                return self._hang("the driver hangs while it is initialised", since_s_ago=self._timings.open_deadline_s)
             if len(opening.gpus) >= opening.count:
                 self._events = False
                 notes.append("the driver's event queue hangs: XID errors are no longer seen")
@@ -364,6 +381,10 @@ _AGAIN = Unavailable(reason="another try is worth it")
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _boottime_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def _refuse_outside(gpu: GpuIdentity, power_w: float) -> None:
