@@ -364,6 +364,7 @@ class SiteEngine:
             words,
             author=order.author,
             reason=order.reason,
+            facts={"feeder": order.feeder, "limit_w": f"{order.limit_w:.1f}", "state": order.state.value},
             payload=payload("curtailment", order),
         )
 

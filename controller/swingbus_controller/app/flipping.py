@@ -234,6 +234,8 @@ class FlipRunner:
             "count": str(flip.count),
             "from": flip.origin.name,
             "to": flip.aim.name,
+            "from_mode": flip.origin.mode.value,
+            "to_mode": flip.aim.mode.value,
             "phase": flip.phase.value,
             "is_mode_flip": str(flip.is_mode_flip).lower(),
         }

@@ -71,6 +71,7 @@ class Recorder:
             _words(event),
             author=author,
             reason=reason or getattr(event, "reason", ""),
+            facts=_facts(event),
             payload=budget_payload(event),
         )
 
@@ -95,6 +96,28 @@ def _subject(event: BudgetEvent) -> str:
         return bank_subject(bank)
     feeder = getattr(event, "group", None) or getattr(event, "feeder", None)
     return f"feeders/{feeder}" if isinstance(feeder, str) else ""
+
+
+def _facts(event: BudgetEvent) -> dict[str, str]:
+    """Return what auditors and machines look for, as strings."""
+    match event:
+        case GrantIssued():
+            return {
+                "grant_w": f"{event.grant_w:.1f}",
+                "grant": f"{event.epoch}.{event.generation}",
+                "kind": event.kind.value,
+            }
+        case GroupSettled():
+            return {
+                "group": event.group,
+                "granted_w": f"{sum(g.grant_w for g in event.grants):.1f}",
+                "windows": str(len(event.windows)),
+                "upper_w": f"{max(w.upper_w for w in event.windows):.1f}",
+            }
+        case GroupExceeded():
+            return {"group": event.group, "upper_w": f"{event.upper_w:.1f}", "granted_w": f"{event.granted_w:.1f}"}
+        case _:
+            return {}
 
 
 def _words(event: BudgetEvent) -> str:
