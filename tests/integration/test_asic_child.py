@@ -24,6 +24,7 @@ from swingbus_agent.domain.miner import (
     UnavailableReason,
     WriteVerdict,
 )
+from swingbus_sim.catalogue import ASIC_CLASSES
 from swingbus_sim.miners import Firmware, ServedMiner, serve_miners
 from swingbus_sim.ports import NetworkFault
 from tests.fakes.miners import FakeAsic
@@ -195,6 +196,36 @@ async def test_session_held_by_another_tool_does_not_stop_a_shed() -> None:
         await writer.wait_closed()
         assert (await driver.sleep("m0")).verdict is WriteVerdict.ACCEPTED
         assert asic.commands == ["sleep"]
+
+
+async def test_every_model_of_the_simulator_is_known_to_the_library() -> None:
+    """A catalogue entry that the library cannot place would have no boards; each one is placed, read and put to sleep."""
+    asics = [
+        (
+            FakeAsic(name=kind.name, model=kind.model, profiles=kind.profiles, profile=kind.default_profile),
+            kind.firmware,
+        )
+        for kind in ASIC_CLASSES.values()
+    ]
+    served = [
+        ServedMiner(asic=asic, firmware=Firmware(firmware), host=f"127.80.0.{number + 1}", password="secret")
+        for number, (asic, firmware) in enumerate(asics)
+    ]
+    addresses = [
+        MinerAddress(name=miner.asic.name, host=miner.host, firmware=MinerFirmware(firmware), password="secret")
+        for miner, (_, firmware) in zip(served, asics, strict=True)
+    ]
+    driver = AsicDriver(addresses, SETTINGS)
+    async with serve_miners(served, boottime_s), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(driver.run())
+        await driver.wait_ready()
+        for asic, _ in asics:
+            reading = await driver.read(asic.name)
+            assert isinstance(reading, MinerReading), reading
+            assert len(reading.board_temperatures_c) == 3
+            assert (await driver.sleep(asic.name)).verdict is WriteVerdict.ACCEPTED
+            assert asic.commands == ["sleep"]
+        running.cancel()
 
 
 def test_deadline_beyond_the_librarys_own_is_refused() -> None:

@@ -26,11 +26,15 @@ TOKEN_LIFE_S = 1800.0
 MAX_TOKENS = 32
 # A hash board's type is not on the sticker; these are common ones of each model.
 _VARIANTS = {
+    "M20S": "M20S_V10",
+    "M21S": "M21S_V20",
     "M30S": "M30S_VE10",
     "M30S+": "M30S+_VF20",
     "M30S++": "M30S++_VH60",
     "M50": "M50_VH50",
     "M50S": "M50S_VH50",
+    "M50S++": "M50S++_VK30",
+    "M60S+": "M60S+_VK30",
 }
 _VARIANTS |= {"M53": "M53_VH30", "M56": "M56_VH30", "M60": "M60_VK10", "M60S": "M60S_VK30", "M63S": "M63S_VK30"}
 Reply = dict[str, Any]
