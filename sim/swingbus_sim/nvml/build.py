@@ -60,6 +60,7 @@ def build_library(*, cache: Path | None = None, without: Sequence[str] = ()) -> 
         ) from error
     try:
         _compile(compiler, aside, wanted)
+        aside.chmod(0o755)  # another user's agent may load it
         try:
             aside.rename(final)
         except OSError:
