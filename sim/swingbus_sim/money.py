@@ -7,6 +7,7 @@
     energy     USD = MWh at the root feeder x price (USD/MWh)
     margin         = mining + GPU mining + inference - energy
 
+Capacity counts a GPU from the birth of its inference process, its few seconds of loading included (on both sides alike).
 Time is real time: the market's clock moves the prices faster (see `clock_factor`), it does not multiply the kilowatt-hours.
 Capital, demand charges, curtailment payments and flip costs are left out on both sides of the comparison.
 

@@ -44,6 +44,7 @@ class SimulatedAsic:
     __slots__ = (
         "_accepted",
         "_asleep_since_s",
+        "_boot_is_ordered",
         "_boot_until_s",
         "_booted_at_s",
         "_class",
@@ -95,6 +96,7 @@ class SimulatedAsic:
         self._ordered_is_mining = is_mining
         self._state = AsicState.MINING if is_mining else AsicState.SLEEPING
         self._boot_until_s = -1.0
+        self._boot_is_ordered = True
         self._booted_at_s = -3600.0 - random.random() * 86400.0
         self._raised_at_s = -3600.0
         self._asleep_since_s: float | None = None if is_mining else 0.0
@@ -256,7 +258,8 @@ class SimulatedAsic:
     def restart_by_itself(self, now_s: float, cause: str) -> None:
         """Reboot though nobody asked (watchdog, sag, outage)."""
         self._unordered_cause = cause
-        self._start_boot(now_s)
+        self._orders.clear()
+        self._start_boot(now_s, is_ordered=False)
 
     def cut_power(self) -> None:
         """Lose the supply."""
@@ -330,10 +333,12 @@ class SimulatedAsic:
         delay_s = self._class.command_delay_s * self._random.uniform(0.6, 1.4)
         if self.faults.late_write_s > 0.0:
             delay_s += self._random.uniform(0.2, 1.0) * self.faults.late_write_s
+        elif self._orders:
+            delay_s = max(delay_s, self._orders[-1].due_s - now_s)  # healthy firmware keeps the order of its orders
         self._orders.append(_Order(now_s + delay_s, kind, profile))
 
     def _carry_out(self, now_s: float) -> None:
-        """Carry out what is due, by due time; a machine that boots or reboots drops the rest."""
+        """Carry out what is due, by due time."""
         due = sorted((o for o in self._orders if o.due_s <= now_s), key=lambda o: o.due_s)
         if not due:
             return
@@ -358,20 +363,21 @@ class SimulatedAsic:
                     self._raised_at_s = now_s
                 self._profile = order.profile
             elif order.kind == "reboot":
-                self._start_boot(now_s)
+                self._start_boot(now_s, is_ordered=True)
 
     def _start_wake(self, now_s: float) -> None:
         self._state = AsicState.BOOTING
+        self._boot_is_ordered = True
         self._asleep_since_s = None
         # The control board stays up: only the hash boards start, so uptime goes on and the API answers.
         self._boot_until_s = now_s + self._class.wake_s
 
-    def _start_boot(self, now_s: float) -> None:
+    def _start_boot(self, now_s: float, *, is_ordered: bool) -> None:
+        self._boot_is_ordered = is_ordered
         self._state = AsicState.BOOTING
         self._asleep_since_s = None
         self._booted_at_s = now_s
         self._boot_until_s = now_s + self._class.boot_s * self._random.uniform(0.95, 1.15)
-        self._orders.clear()
         if not self._class.sleep_is_lasting:
             self._mode_is_mining = True
         if not self._class.profile_is_lasting:
@@ -381,7 +387,7 @@ class SimulatedAsic:
         """Keep the books of watts that the last order does not allow."""
         extra_w = 0.0
         if not self._ordered_is_mining and not self._orders:
-            if self._mode_is_mining or (self._state is AsicState.BOOTING and self._booted_at_s > 0.0):
+            if self._mode_is_mining or (self._state is AsicState.BOOTING and not self._boot_is_ordered):
                 extra_w = self.power_w - self._class.sleep_w
         elif self.faults.draws_more_ratio > 1.0:
             extra_w = self.power_w * (1.0 - 1.0 / self.faults.draws_more_ratio)
