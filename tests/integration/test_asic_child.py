@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 
-from swingbus.faults import InvalidInput
+from swingbus.faults import InvalidInput, Unreachable
 from swingbus_agent.adapters.asic import client
 from swingbus_agent.adapters.asic.client import AsicDriver, AsicSettings, boottime_s
 from swingbus_agent.domain.miner import (
@@ -122,6 +123,67 @@ async def test_child_ends_with_its_driver() -> None:
         assert child is not None
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+PARENT = """
+import asyncio
+from swingbus_agent.adapters.asic.client import AsicDriver
+async def main():
+    driver = AsicDriver([])
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(driver.run())
+        await driver.wait_ready()
+        print(driver.child_pid, flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_child_of_a_killed_agent_ends_by_itself() -> None:
+    """An agent that dies without a word leaves no process behind."""
+    path = os.pathsep.join(path for path in sys.path if path)
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE, env={"PYTHONPATH": path}
+    )
+    assert parent.stdout is not None
+    child = int(await parent.stdout.readline())
+    os.kill(child, 0)
+    parent.kill()
+    await parent.wait()
+    for _ in range(200):
+        if not is_running(child):
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"process {child} outlived its agent by 10 s")
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there and no zombie that nobody has collected yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+async def test_two_readers_of_one_miner_both_get_a_reading() -> None:
+    """A second look while the first is under way is no sign of a hung miner, however many are asked at once."""
+    asics = [FakeAsic(name=f"m{number}") for number in range(40)]
+    async with a_bank(81, asics) as driver:
+        for asic in asics:
+            asic.set_weather(NetworkFault.LATE, 0.1)
+        async with asyncio.TaskGroup() as tasks:
+            sweeps = [tasks.create_task(sweep(driver, len(asics))) for _ in range(2)]
+        for found in sweeps:
+            assert all(isinstance(outcome, MinerReading) for outcome, _ in found.result().values())
+
+
+async def test_taken_address_is_a_clear_error() -> None:
+    """A second simulator on the same addresses is told what to look for."""
+    miner = ServedMiner(asic=FakeAsic(), firmware=Firmware.LUXOS, host="127.82.0.1")
+    async with serve_miners([miner], boottime_s):
+        with pytest.raises(Unreachable, match=r"127\.82\.0\.1:4028.*another simulator"):
+            async with serve_miners([miner], boottime_s):
+                pass
 
 
 async def test_child_that_cannot_start_leaves_miners_unavailable() -> None:

@@ -68,8 +68,9 @@ class MinerReading:
     """One look at one miner.
 
     `started_s` and `ended_s` are seconds since boot of this host (CLOCK_BOOTTIME) around all requests of the fast part:
-    state, watts, hashrate, profile. The slow part (board and chip temperatures, fans on LuxOS, pool, errors) is read less
-    often; `vitals_ended_s` says when, and is `None` before the first time.
+    state, watts, hashrate, uptime, limit. The slow part (board and chip temperatures, fans on LuxOS, pool, errors) is read
+    less often; `vitals_ended_s` says when. A LuxOS miner's profile is asked for with the slow part, whenever it does not
+    hash, and in the first reading after one of our own writes.
     """
 
     name: str

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from swingbus.faults import Unreachable
 from swingbus_sim.miners.luxos import LuxosApi
 from swingbus_sim.miners.whatsminer import WhatsminerApi
 from swingbus_sim.miners.whatsminer_v3 import WhatsminerV3Api
@@ -148,9 +149,17 @@ class _ServedPort:
     async def open(self) -> None:
         if self._server is None:
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(
-                lambda: _Connection(self), self.miner.host, self._port, reuse_address=True, backlog=MAX_OPEN
-            )
+            host = self.miner.host
+            try:
+                self._server = await loop.create_server(
+                    lambda: _Connection(self), host, self._port, reuse_address=True, backlog=MAX_OPEN
+                )
+            except OSError as error:
+                raise Unreachable(
+                    f"simulated miner {self.miner.asic.name} cannot listen on {host}:{self._port}: {error.strerror}; "
+                    "is another simulator running here, or is the address no loopback address?",
+                    metadata={"miner": self.miner.asic.name, "address": f"{host}:{self._port}"},
+                ) from error
 
     def close(self) -> None:
         if self._server is not None:

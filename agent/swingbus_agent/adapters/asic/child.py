@@ -20,6 +20,7 @@ sys.modules["_hashlib"] = None  # type: ignore[assignment]
 import asyncio  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
+import signal  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Coroutine  # noqa: E402
 from typing import Any  # noqa: E402
@@ -153,13 +154,12 @@ class Child:
             raise RpcFault("hung", "did not answer the last time, not asked again yet")
         async with self._suspect_lane if miner.is_suspect else self._lane:
             miner.tried_s = _now_s()
-            miner.is_suspect = True  # until it has answered in time
-            async with asyncio.timeout(deadline_s):
-                try:
+            try:
+                async with asyncio.timeout(deadline_s):
                     answer = await call
-                except (RpcFault, BaseExceptionGroup) as error:
-                    miner.is_suspect = _told(error)[0] == "hung"
-                    raise
+            except (RpcFault, TimeoutError, BaseExceptionGroup) as error:
+                miner.is_suspect = _told(error)[0] == "hung"
+                raise
             miner.is_suspect = False
             return answer
 
@@ -202,6 +202,8 @@ async def _main() -> None:
 
 def main() -> None:
     """Run the child on this process's stdin and stdout."""
+    # Ctrl-C goes to the whole process group: the agent ends its child itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_PRIVATE_BYTES, MAX_PRIVATE_BYTES))
     asyncio.run(_main())
 

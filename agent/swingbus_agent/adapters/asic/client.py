@@ -267,7 +267,7 @@ class AsicDriver:
             # Least memory for the library's runtime; passwords and the agent's own settings stay out.
             "TOKIO_WORKER_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",
-            "PATH": os.environ.get("PATH", ""),
+            **{name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         try:
