@@ -121,8 +121,8 @@ def _load_toml(path: Path) -> dict[str, Any]:
 
 
 def _controller(table: StrictTable, folder: Path) -> ControllerSettings:
-    data_dir = Path(table.text("data_dir", "swingbus-data"))
-    pki_dir = Path(table.text("pki_dir", "swingbus-pki"))
+    data_dir = Path(table.text("data_dir", "/var/lib/swingbus/data"))
+    pki_dir = Path(table.text("pki_dir", "/var/lib/swingbus/pki"))
     defaults = ControllerSettings(data_dir=data_dir, pki_dir=pki_dir)
     settings = ControllerSettings(
         listen=_address(table, "listen", defaults.listen),

@@ -80,9 +80,15 @@ class BankView:
 
     def mean_power_w(self, start_s: float, end_s: float) -> float | None:
         """Return the mean of readings within [start, end] of the controller's clock, else the nearest within a period."""
-        inside = [watts for at_s, watts in self.history if start_s <= at_s <= end_s]
-        if inside:
-            return sum(inside) / len(inside)
+        total_w, count = 0.0, 0
+        # Newest first: windows are recent, so the walk is short.
+        for at_s, watts in reversed(self.history):
+            if at_s < start_s:
+                break
+            if at_s <= end_s:
+                total_w, count = total_w + watts, count + 1
+        if count:
+            return total_w / count
         nearest = min(self.history, key=lambda item: abs(item[0] - end_s), default=None)
         # Banks are read every few seconds, windows may be shorter than that.
         if nearest is None or abs(nearest[0] - end_s) > 15.0:

@@ -61,6 +61,19 @@ class SqliteJournal:
         self._epoch = epoch
         return epoch
 
+    def check_epoch(self) -> None:
+        """Raise WrongState (FENCED) if another process has taken a newer epoch since."""
+        stored, instance = self._db.execute("SELECT epoch, instance FROM term").fetchone()
+        if self._epoch is not None and stored != self._epoch:
+            raise self._fenced(int(stored), str(instance))
+
+    def _fenced(self, epoch: int, instance: str) -> WrongState:
+        return WrongState(
+            f"controller instance {instance} took epoch {epoch}; this one (epoch {self._epoch}) must stop.",
+            reason="FENCED",
+            metadata={"epoch": str(self._epoch), "newer_epoch": str(epoch), "instance": instance},
+        )
+
     def append(self, entries: Sequence[JournalEntry]) -> int:
         """Store all or none, durable on return; return the newest revision.
 
@@ -75,11 +88,7 @@ class SqliteJournal:
         with self._transaction():
             stored, instance = self._db.execute("SELECT epoch, instance FROM term").fetchone()
             if stored != self._epoch:
-                raise WrongState(
-                    f"controller instance {instance} took epoch {stored}; this one (epoch {self._epoch}) must stop.",
-                    reason="FENCED",
-                    metadata={"epoch": str(self._epoch), "newer_epoch": str(stored), "instance": instance},
-                )
+                raise self._fenced(int(stored), str(instance))
             self._db.executemany(
                 f"INSERT INTO entries ({_COLUMNS.removeprefix('revision, ')}) VALUES (?,?,?,?,?,?,?,?,?)", rows
             )
