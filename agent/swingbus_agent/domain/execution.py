@@ -47,8 +47,10 @@ class DeviceView:
     read_started_s: float
     is_booting: bool = False
     has_restarted: bool = False  # its uptime fell since the reading before
-    process_count: int | None = None  # processes on a GPU; None where not known
+    process_count: int | None = None  # processes on a GPU at `processes_read_s`; None where not known
+    processes_read_s: float = 0.0
     power_w: float | None = None
+    hashrate_ths: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,7 @@ class BankExecution:
         self._unit_busy: set[int] = set()
         self._unit_failed_s: dict[int, float] = {}
         self._wakes: list[tuple[float, str]] = []
+        self._efficiencies: dict[str, float] = {}
 
     # What the bank shall do.
 
@@ -183,6 +186,8 @@ class BankExecution:
         for view in views:
             before = self._views.get(view.device)
             self._views[view.device] = view
+            if view.power_w is not None and view.hashrate_ths and not view.is_booting and view.mode is Mode.MINING:
+                self._efficiencies[view.device] = view.power_w / view.hashrate_ths
             if before is None or view.read_started_s > before.read_started_s:
                 notices.extend(self._judge(view, now_s))
         for unit in units:
@@ -290,7 +295,7 @@ class BankExecution:
             view = self._views.get(device)
             if view is None or view.condition is not Condition.OK or view.process_count != 0:
                 return False
-            if view.read_started_s < state.since_s:
+            if view.processes_read_s < state.since_s:
                 return False
         return True
 
@@ -516,9 +521,20 @@ class BankExecution:
                 continue
             if now_s < track.quarantined_until_s:
                 continue
+            if self.spec.kind is Kind.GPU and self._is_bounded(device, track.target, view):
+                continue
             if not self.is_held(device):
                 return True
         return bool(self._unit_busy)
+
+    def _is_bounded(self, device: str, target: Target, view: DeviceView) -> bool:
+        """Tell whether a GPU's watts are where they shall be and its unit holds nothing that must go first.
+
+        Whether a workload is ready is the workload's own story: its watts are bounded by the limit from the start.
+        """
+        state = self._unit_views.get(view.unit, UnitView(unit=view.unit))
+        holds_other = state.has_process and state.workload != target.workload
+        return self._limit_is_held(device, target) and not holds_other and state.phase is not WorkloadPhase.STOPPING
 
     def held_count(self) -> int:
         """Return how many devices are read back at their targets."""
@@ -531,6 +547,10 @@ class BankExecution:
     def view(self, device: str) -> DeviceView | None:
         """Return the newest reading of a device."""
         return self._views.get(device)
+
+    def efficiency_j_per_th(self, device: str) -> float | None:
+        """Return a miner's efficiency when it last hashed; None if it was never seen hashing."""
+        return self._efficiencies.get(device)
 
     def stragglers(self, now_s: float) -> tuple[StragglerReport, ...]:
         """Return the devices that are not where they shall be, with why."""

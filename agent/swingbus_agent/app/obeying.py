@@ -1,0 +1,125 @@
+"""The control session: orders down, reports and renewals up.
+
+Decides when to report and renew; what an order means is the steward's. Invariants: one writer and one reader per stream; a bad order is
+refused in the next report and the session goes on; losing the session commands nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import structlog
+
+from swingbus.clock import Clock
+from swingbus.faults import SwingbusError
+from swingbus_agent.app.backoff import Backoff
+from swingbus_agent.app.reporting import _first, _retry_after_s
+from swingbus_agent.app.steward import Steward
+from swingbus_agent.domain.orders import AdoptOrder, AgentOrder, AgentReport, RenewalReply
+from swingbus_agent.ports.link import ControllerLink, ControlSession, MalformedOrder
+
+_log = structlog.get_logger()
+_FIRST_RENEWAL_S = 5.0  # until the first order or renewal says how long grants last
+_DEBOUNCE_S = 0.05
+
+
+class Obedience:
+    """Control sessions, for ever."""
+
+    def __init__(
+        self,
+        link: ControllerLink,
+        steward: Steward,
+        *,
+        clock: Clock,
+        random_: random.Random,
+        backoff_max_s: float,
+        report_period_s: float = 1.0,
+    ) -> None:
+        self._link = link
+        self._steward = steward
+        self._clock = clock
+        self._backoff = Backoff(random_, first_s=0.5, max_s=backoff_max_s)
+        self._report_period_s = report_period_s
+        self._ttl_s = _FIRST_RENEWAL_S * 3
+        self._renew_at_s = 0.0
+        self.changed = asyncio.Event()  # set where a report may have changed
+        self.ordered = asyncio.Event()  # set where there may be something new to do
+        self.is_connected = False
+        self.last_fault = ""
+
+    async def run(self) -> None:
+        """Open sessions, for ever."""
+        while True:
+            began_s = self._clock.monotonic_s()
+            asked_s = 0.0
+            try:
+                await self._session()
+            except* SwingbusError as group:
+                error = _first(group)
+                asked_s = _retry_after_s(error)
+                if str(error) != self.last_fault:
+                    _log.warning("control_lost", reason=error.reason, message=str(error))
+                self.last_fault = str(error)
+            finally:
+                self.is_connected = False
+            await self._clock.sleep(self._backoff.after(self._clock.monotonic_s() - began_s, asked_s=asked_s))
+
+    async def _session(self) -> None:
+        self._steward.issue_ticket()
+        async with self._link.open_control(self._steward.report()) as session:
+            self._renew_at_s = self._clock.boottime_s() + self._ttl_s / 3
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(session))
+                group.create_task(self._read(session))
+
+    async def _read(self, session: ControlSession) -> None:
+        while True:
+            message = await session.receive()
+            if not self.is_connected:
+                self.is_connected = True
+                self.last_fault = ""
+                _log.info("control_opened")
+            match message:
+                case AdoptOrder():
+                    await self._steward.take_adopt(message)
+                    self._renew_at_s = 0.0  # date the grants to come by a fresh renewal
+                case AgentOrder():
+                    self._ttl_s = message.ttl_s or self._ttl_s
+                    await self._steward.take_order(message)
+                case RenewalReply():
+                    self._ttl_s = message.ttl_s or self._ttl_s
+                    await self._steward.take_renewal(message)
+                case MalformedOrder():
+                    self._steward.refuse(message.reason)
+            self.changed.set()
+            self.ordered.set()
+
+    async def _write(self, session: ControlSession) -> None:
+        told: AgentReport | None = None
+        told_s = float("-inf")
+        while True:
+            now_s = self._clock.boottime_s()
+            if now_s >= self._renew_at_s:
+                self._renew_at_s = now_s + self._ttl_s / 3
+                sent_ns = self._clock.boottime_ns()
+                self._steward.issue_ticket(sent_ns)
+                await session.send_renewal(sent_ns)
+            report = self._steward.report()
+            if told is None or now_s - told_s >= self._report_period_s or _is_news(told, report):
+                await session.send_report(report)
+                told, told_s = report, now_s
+            self.changed.clear()
+            next_s = min(told_s + self._report_period_s, self._renew_at_s) - self._clock.boottime_s()
+            try:
+                async with asyncio.timeout(max(0.01, next_s)):
+                    await self.changed.wait()
+                await self._clock.sleep(_DEBOUNCE_S)
+            except TimeoutError:
+                continue
+
+
+def _is_news(before: AgentReport, now: AgentReport) -> bool:
+    return replace(before, sequence=0, boottime_s=0.0) != replace(now, sequence=0, boottime_s=0.0)

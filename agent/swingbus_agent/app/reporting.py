@@ -1,0 +1,182 @@
+"""Carry the spool to the controller: one session after another, one writer and one reader each.
+
+Decides the order of sending with `domain.spool_policy`; knows neither gRPC nor SQLite. Invariants: what is not acknowledged is sent again
+in the next session; nothing is deleted but what the controller says it holds or refuses for ever; at most `credit` batches are
+on their way; a batch has no deadline of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+
+from swingbus.clock import Clock
+from swingbus.faults import SwingbusError
+from swingbus_agent.app.backoff import Backoff
+from swingbus_agent.app.rounds import Rounds
+from swingbus_agent.domain.spool_policy import Sending, begin_sending, is_rolled_back, sent, settled
+from swingbus_agent.ports.link import ControllerLink, TelemetryHello, TelemetrySession
+from swingbus_agent.ports.spool import Spool
+
+_log = structlog.get_logger()
+_READ_COUNT = 32
+_HIGHEST = 1 << 62
+
+
+class Reporter:
+    """Telemetry sessions, for ever."""
+
+    def __init__(
+        self,
+        link: ControllerLink,
+        spool: Spool,
+        rounds: Rounds,
+        *,
+        clock: Clock,
+        random_: random.Random,
+        backfill_per_s: float,
+        backoff_max_s: float,
+    ) -> None:
+        self._link = link
+        self._spool = spool
+        self._rounds = rounds
+        self._clock = clock
+        self._backfill_per_s = backfill_per_s
+        self._backoff = Backoff(random_, first_s=0.5, max_s=backoff_max_s)
+        self._sending: Sending | None = None
+        self._freed = asyncio.Event()
+        self.is_connected = False
+        self.sent_count = 0
+        self.acknowledged_sequence = 0
+        self.last_fault = ""
+
+    async def run(self) -> None:
+        """Open sessions, for ever."""
+        while True:
+            began_s = self._clock.monotonic_s()
+            asked_s = 0.0
+            try:
+                await self._session()
+            except* SwingbusError as group:
+                error = _first(group)
+                asked_s = _retry_after_s(error)
+                if str(error) != self.last_fault:
+                    _log.warning("telemetry_lost", reason=error.reason, message=str(error))
+                self.last_fault = str(error)
+            finally:
+                self.is_connected = False
+                self._rounds.busy = ()
+            await self._clock.sleep(self._backoff.after(self._clock.monotonic_s() - began_s, asked_s=asked_s))
+
+    async def _session(self) -> None:
+        state = await self._spool.state()
+        self._rounds.inventory_changed.clear()
+        hello = TelemetryHello(
+            spool_uid=state.spool_uid,
+            oldest_sequence=state.oldest_sequence,
+            newest_sequence=state.newest_sequence,
+            inventory=self._rounds.inventory,
+        )
+        async with self._link.open_telemetry(hello) as session:
+            welcome = session.welcome
+            if is_rolled_back(newest_sequence=state.newest_sequence, acknowledged=welcome.acknowledged):
+                self._rounds.tell(
+                    "spool_rolled_back",
+                    "the controller holds more of this spool than the disk does: the file is an old copy; it was set aside and a "
+                    "new spool begins",
+                )
+                await self._spool.restart()
+                return
+            await self._spool.acknowledge(welcome.acknowledged)
+            self._sending = begin_sending(credit=welcome.credit, newest_sequence=state.newest_sequence)
+            self.acknowledged_sequence = welcome.acknowledged.up_to
+            self.is_connected = True
+            self.last_fault = ""
+            _log.info("telemetry_opened", backlog_count=state.batch_count, acked_sequence=welcome.acknowledged.up_to)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(session))
+                group.create_task(self._read(session))
+
+    async def _read(self, session: TelemetrySession) -> None:
+        while True:
+            answer = await session.receive()
+            refused = [sequence for sequence, _ in answer.rejected]
+            await self._spool.acknowledge(answer.acknowledged, refused)
+            for sequence, reason in answer.rejected:
+                self._rounds.tell("batch_refused", f"the controller refused batch {sequence} for ever: {reason}")
+            if self._sending is not None:
+                self._sending = settled(self._sending, answer.acknowledged, refused)
+                self._rounds.busy = self._sending.in_flight
+            self.acknowledged_sequence = max(self.acknowledged_sequence, answer.acknowledged.up_to)
+            self._freed.set()
+
+    async def _write(self, session: TelemetrySession) -> None:
+        """Send live batches at once, and the backlog as credit and its rate allow."""
+        next_backlog_s = self._clock.monotonic_s()
+        is_backlog_left = True
+        while True:
+            self._rounds.stored.clear()
+            self._freed.clear()
+            if self._rounds.inventory_changed.is_set():
+                self._rounds.inventory_changed.clear()
+                await session.send_inventory(self._rounds.inventory)
+            sending = self._sending
+            if sending is None:
+                return
+            if sending.room:
+                live = await self._spool.read(sending.live_cursor, _HIGHEST, min(_READ_COUNT, sending.room))
+                for batch in live:
+                    await self._send(session, batch.sequence, batch.payload)
+                if live:
+                    continue
+            now_s = self._clock.monotonic_s()
+            if is_backlog_left and sending.room and now_s >= next_backlog_s:
+                count = max(1, min(_READ_COUNT, sending.room, int(self._backfill_per_s / 5)))
+                backlog = await self._spool.read(sending.cursor, sending.live_from, count)
+                is_backlog_left = bool(backlog)
+                for batch in backlog:
+                    await self._send(session, batch.sequence, batch.payload)
+                next_backlog_s = now_s + len(backlog) / self._backfill_per_s
+                continue
+            wait_s = max(0.0, next_backlog_s - now_s) if is_backlog_left and sending.room else None
+            await self._wait_news(wait_s)
+
+    async def _send(self, session: TelemetrySession, sequence: int, payload: bytes) -> None:
+        sending = self._sending
+        if sending is None:
+            return
+        self._sending = sent(sending, sequence)
+        self._rounds.busy = self._sending.in_flight
+        await session.send_batch(payload)
+        self.sent_count += 1
+
+    async def _wait_news(self, wait_s: float | None) -> None:
+        """Wait for a stored round, an acknowledgement or the time."""
+        try:
+            async with asyncio.timeout(wait_s), asyncio.TaskGroup() as group:
+                waits = [
+                    group.create_task(self._rounds.stored.wait()),
+                    group.create_task(self._freed.wait()),
+                    group.create_task(self._rounds.inventory_changed.wait()),
+                ]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+        except TimeoutError:
+            return
+
+
+def _first(group: BaseExceptionGroup[SwingbusError]) -> SwingbusError:
+    """Return the first fault of a group of groups."""
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an exception group is never empty")
+
+
+def _retry_after_s(error: SwingbusError) -> float:
+    try:
+        return max(0.0, float(error.metadata.get("retry_after_s", "0")))
+    except ValueError:
+        return 0.0
