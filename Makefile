@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt tools/setup.sh
 setup: $(STAMP) ## Make .venv with everything
 
 demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as processes (6 minutes)
-	@$(BIN)/python -m tools.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
+	@$(BIN)/python -m swingbus_sim.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: $(STAMP) check ## Run checks and all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)

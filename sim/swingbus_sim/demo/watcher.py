@@ -40,7 +40,14 @@ class Watcher:
     """One operator's eyes."""
 
     def __init__(
-        self, *, bundle: Path, endpoint: str, site: str, now: Callable[[], float], unix_at_zero: float, confirmations: Path
+        self,
+        *,
+        bundle: Path,
+        endpoint: str,
+        site: str,
+        now: Callable[[], float],
+        unix_at_zero: float,
+        confirmations: Path,
     ) -> None:
         self.seen = Seen()
         self._channel = open_channel(load_bundle(bundle), endpoint=endpoint)
@@ -49,7 +56,7 @@ class Watcher:
         self._market = market_service_pb2_grpc.MarketServiceStub(self._channel)
         self._site = f"sites/{site}"
         self._now = now
-        self._unix_at_zero = unix_at_zero
+        self.unix_at_zero = unix_at_zero
         self._confirmations = confirmations
         self._revision = 0
 
@@ -64,7 +71,10 @@ class Watcher:
                 await self.look()
                 self.seen.is_reachable = True
             except grpc.aio.AioRpcError as error:
-                self.seen.is_reachable = error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                self.seen.is_reachable = error.code() not in (
+                    grpc.StatusCode.UNAVAILABLE,
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                )
             await asyncio.sleep(_POLL_S)
 
     async def look(self) -> None:
@@ -73,7 +83,9 @@ class Watcher:
         feeders = await self._fleet.ListFeeders(
             fleet_service_pb2.ListFeedersRequest(parent=self._site, page_size=1000), timeout=_RPC_S
         )
-        banks = await self._fleet.ListBanks(fleet_service_pb2.ListBanksRequest(parent=self._site, page_size=1000), timeout=_RPC_S)
+        banks = await self._fleet.ListBanks(
+            fleet_service_pb2.ListBanksRequest(parent=self._site, page_size=1000), timeout=_RPC_S
+        )
         self.seen.site, self.seen.feeders, self.seen.banks = site.site, list(feeders.feeders), list(banks.banks)
         ratios = [
             (f.claimed_power_w + f.uncontrolled_power_w + f.margin_power_w) / f.limit_w
@@ -97,7 +109,7 @@ class Watcher:
                 await asyncio.sleep(0.5)
 
     def _take(self, event: fleet_pb2.Event) -> None:
-        at_s = event.event_time.ToMicroseconds() / 1e6 - self._unix_at_zero
+        at_s = event.event_time.ToMicroseconds() / 1e6 - self.unix_at_zero
         self.seen.events.append((at_s, event))
         line = _confirmation(at_s, event)
         if line is not None:
@@ -106,7 +118,9 @@ class Watcher:
 
     async def push(self, values: dict[str, float], *, request_id: str) -> None:
         """Push the market's values, valid from now."""
-        request = market_service_pb2.PushSignalsRequest(parent=self._site, request_id=request_id, reason="the demo's market")
+        request = market_service_pb2.PushSignalsRequest(
+            parent=self._site, request_id=request_id, reason="the demo's market"
+        )
         for signal, value in values.items():
             entry = request.values.add(signal=signal, value=f"{value:.6f}")
             entry.valid_time.GetCurrentTime()
@@ -127,7 +141,9 @@ class Watcher:
 
     async def verify(self, agent: str, spool_uid: str, ranges: list[int]) -> fleet_service_pb2.VerifySequencesResponse:
         """Look up acknowledged sequences in the controller's database."""
-        request = fleet_service_pb2.VerifySequencesRequest(name=f"{self._site}/agents/{agent}", spool_uid=spool_uid, ranges=ranges)
+        request = fleet_service_pb2.VerifySequencesRequest(
+            name=f"{self._site}/agents/{agent}", spool_uid=spool_uid, ranges=ranges
+        )
         response: fleet_service_pb2.VerifySequencesResponse = await self._fleet.VerifySequences(request, timeout=30.0)
         return response
 
@@ -141,5 +157,11 @@ def _confirmation(at_s: float, event: fleet_pb2.Event) -> dict[str, object] | No
         return {"at_s": at_s, "kind": "curtailed", "node": facts["feeder"], "claimed_w": float(facts["limit_w"])}
     if event.kind == "flip_active" and facts.get("is_mode_flip") == "true":
         agent = facts["bank"].partition("/")[0]
-        return {"at_s": at_s, "kind": "mode", "group": agent, "mode": facts["to_mode"].upper(), "count": int(facts["count"])}
+        return {
+            "at_s": at_s,
+            "kind": "mode",
+            "group": agent,
+            "mode": facts["to_mode"].upper(),
+            "count": int(facts["count"]),
+        }
     return None

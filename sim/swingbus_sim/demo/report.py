@@ -1,0 +1,226 @@
+"""What the run showed, from four sides: the judge, the controller's RPCs, the agents' spools, the simulator's fault ledger.
+
+Decides nothing about the run: `bars` compares figures with what the demo promises, and says which were missed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swingbus.capacity.v1alpha import capacity_pb2
+from swingbus.link.v1alpha import link_pb2
+from swingbus_sim.baseline import run_baselines
+from swingbus_sim.demo.files import PROTOCOL, agents_of
+from swingbus_sim.demo.story import Run, read_json
+from swingbus_sim.demo.watcher import Watcher
+from swingbus_sim.money import margin_of_log
+from swingbus_sim.scenario import Scenario
+
+NAMED_LIES = {"ignore_sleep": "ignored_write", "wake_by_itself": "self_woke"}
+
+
+def quiet_spans(scenario: Scenario) -> list[tuple[float, float]]:
+    """Return the spans that time means leave out: each event that disturbs, and its settling time."""
+    spans = [(0.0, scenario.measure_from_s)]
+    for event in scenario.events:
+        if event.is_disturbance:
+            lasts_s = (event.duration_s or 0.0) + event.notice_s + (event.restart_after_s or 0.0)
+            spans.append((event.at_s, event.at_s + lasts_s + event.settle_s))
+    return spans
+
+
+def mean_outside(values: Sequence[tuple[float, float]], spans: Sequence[tuple[float, float]]) -> float | None:
+    """Return the mean of (at_s, value) outside the spans; None where nothing is left."""
+    kept = [value for at_s, value in values if not any(start <= at_s <= end for start, end in spans)]
+    return sum(kept) / len(kept) if kept else None
+
+
+def flip_rows(flips: Sequence[capacity_pb2.Flip]) -> list[dict[str, Any]]:
+    """Return flips as the report lists them; `seconds` from the record to the end, None while open."""
+    rows: list[dict[str, Any]] = []
+    for flip in flips:
+        ended = flip.HasField("end_time")
+        rows.append(
+            {
+                "flip": flip.name.rsplit("/", 1)[-1],
+                "bank": flip.bank.split("/agents/", 1)[-1].replace("/banks/", "/"),
+                "count": flip.device_count,
+                "from": link_pb2.Mode.Name(flip.from_mode).removeprefix("MODE_"),
+                "to": link_pb2.Mode.Name(flip.to_mode).removeprefix("MODE_"),
+                "is_cap": flip.is_cap,
+                "outcome": capacity_pb2.FlipPhase.Name(flip.phase).removeprefix("FLIP_PHASE_"),
+                "seconds": round((flip.end_time.ToMilliseconds() - flip.create_time.ToMilliseconds()) / 1000.0, 1)
+                if ended
+                else None,
+                "author": flip.author,
+                "reason": flip.reason,
+            }
+        )
+    return rows
+
+
+def spool_facts(state_dir: Path) -> tuple[str, list[int], int]:
+    """Return (spool_uid, acknowledged sequences as inclusive ranges, samples acknowledged) as the agent's own disk says."""
+    path = state_dir / "spool.sqlite"
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        facts = dict(connection.execute("SELECT name, value FROM facts").fetchall())
+    finally:
+        connection.close()
+    return facts["spool_uid"], [int(n) for n in facts["acked_ranges"].split(",") if n], int(facts["acked_samples"])
+
+
+async def verify_acked(run: Run, watcher: Watcher) -> dict[str, Any]:
+    """Look every acknowledged sequence number up in the database, from the agents' side."""
+    acked_samples = lost = sequences = 0
+    per_agent: dict[str, Any] = {}
+    for agent in agents_of(run.scenario):
+        uid, ranges, samples = spool_facts(run.folder / "agents" / agent)
+        asked = sum(last - first + 1 for first, last in zip(ranges[::2], ranges[1::2], strict=True))
+        answer = await watcher.verify(agent, uid, ranges)
+        missing = asked - answer.stored_count
+        per_agent[agent] = {
+            "sequences": asked,
+            "stored": answer.stored_count,
+            "samples": samples,
+            "stored_samples": answer.sample_count,
+        }
+        sequences += asked
+        lost += missing + max(0, samples - answer.sample_count)
+        acked_samples += samples
+    return {
+        "acked_samples": acked_samples,
+        "acked_samples_lost": lost,
+        "acked_sequences": sequences,
+        "acked_by_agent": per_agent,
+    }
+
+
+def liars(scenario: Scenario, verdict: Mapping[str, Any], watcher: Watcher) -> dict[str, Any]:
+    """Return who was made to lie in a way that has a name, and who was named; groups of machines that draw more than they say."""
+    injected: dict[str, set[str]] = {}
+    for kind, word in NAMED_LIES.items():
+        for event in scenario.events:
+            if event.kind == kind:
+                injected.setdefault(word, set()).update(event.targets)
+    named: dict[str, set[str]] = {}
+    groups: set[str] = set()
+    for _, event in watcher.seen.events:
+        if event.kind == "device_accused":
+            named.setdefault(event.facts["word"], set()).add(event.subject.rsplit("/", 1)[-1])
+        if event.kind == "group_accused":
+            groups.add(event.subject.rsplit("/", 1)[-1])
+    draws_more = {name for event in scenario.events if event.kind == "draws_more" for name in event.targets}
+    homes = {name: group.node for group in scenario.miners for name in group.device_names()}
+    return {
+        "liars_injected": sorted(set().union(*injected.values()) if injected else set()),
+        "liars_named": sorted(set().union(*named.values()) if named else set()),
+        "liars_named_by_word": {word: sorted(names) for word, names in sorted(named.items())},
+        "under_reporting_groups_injected": sorted({homes[name] for name in draws_more if name in homes}),
+        "groups_named": sorted(groups),
+        "lies_seen_by_judge": verdict.get("lies", verdict.get("seen_lies", {})),
+    }
+
+
+async def build_report(run: Run, watcher: Watcher) -> dict[str, Any]:
+    """Return the whole report."""
+    scenario = run.scenario
+    verdict = read_json(run.folder / "verdict.json")
+    spans = quiet_spans(scenario)
+    ratios = watcher.seen.ratios
+    rows = flip_rows(await watcher.flips())
+    mode_flips = [r for r in rows if not r["is_cap"]]
+    active = [r for r in mode_flips if r["outcome"] == "ACTIVE"]
+    gaps = [gap for at_s, _, gap in ratios if gap is not None and at_s > scenario.measure_from_s]
+    site = watcher.seen.site
+    return {
+        "scenario": scenario.name,
+        "seed": scenario.seed,
+        "data": "real series" if run.data else "the scenario's own points",
+        "market_clock_factor": scenario.market.clock_factor,
+        "changed_settings": list(site.changed_settings)
+        if site is not None
+        else [f"{k}={v[0]}: {v[1]}" for k, v in PROTOCOL.items()],
+        "processes": run.processes.started_count,
+        "seconds": round(run.now(), 1),
+        "verdict": verdict.get("verdict"),
+        "verdict_reasons": verdict.get("reasons"),
+        "over_cap_ws": verdict.get("over_cap_ws"),
+        "over_cap_bound_ws": verdict.get("over_cap_bound_ws"),
+        "limit_claimed_ratio": mean_outside([(at_s, ratio) for at_s, ratio, _ in ratios], spans),
+        "limit_used_ratio": verdict.get("limit_used_ratio"),
+        "flips": rows,
+        "mode_flips_active": len(active),
+        "gpu_mining_to_inference": sum(1 for r in active if (r["from"], r["to"]) == ("MINING", "INFERENCE")),
+        "gpu_inference_to_mining": sum(1 for r in active if (r["from"], r["to"]) == ("INFERENCE", "MINING")),
+        "flips_rolled_back": sum(1 for r in mode_flips if r["outcome"] == "ROLLED_BACK"),
+        "flips_open": sum(1 for r in rows if r["seconds"] is None),
+        "flips_failed": sum(1 for r in rows if r["outcome"] == "FAILED"),
+        "false_confirmations": verdict.get("false_confirmations"),
+        "confirmations_checked": verdict.get("confirmations_checked"),
+        **liars(scenario, verdict, watcher),
+        "curtailment_seconds_to_comply": verdict.get("curtailment_seconds_to_comply"),
+        "controller_killed_mid_flip": run.killed_mid_flip,
+        **await verify_acked(run, watcher),
+        "energy_kwh": verdict.get("energy_kwh"),
+        "unattributed_ratio": round(sum(gaps) / len(gaps), 4) if gaps else None,
+        "margin_usd": margin_of_log(run.folder / "sim" / "truth.jsonl.gz", scenario),
+        "baselines": run_baselines(scenario, ("always-on", "gpu-filler-only")),
+        "diary": [f"{at_s:7.1f} s  {text}" for at_s, text in sorted(run.diary)],
+    }
+
+
+def bars(report: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
+    """Return (promise, kept, figure) for everything that the demo promises."""
+    over: Mapping[str, float] = report["over_cap_ws"] or {}
+    bound: Mapping[str, float] = report["over_cap_bound_ws"] or {}
+    claimed, used = report["limit_claimed_ratio"], report["limit_used_ratio"]
+    comply = report["curtailment_seconds_to_comply"]
+    rows = [
+        ("authorised W·s over a limit are 0", over.get("authorised") == 0, f"{over.get('authorised')}"),
+        *(
+            (
+                f"{cause} W·s within their bound",
+                over.get(cause, 0.0) <= bound.get(cause, 0.0) + 1e-6,
+                f"{over.get(cause)} of {bound.get(cause)}",
+            )
+            for cause in ("limit_lowered", "disobedient", "uncontrolled")
+        ),
+        ("claims fill the limit to at least 0.95", claimed is not None and claimed >= 0.95, f"{claimed}"),
+        ("true watts fill it to at least 0.85", used is not None and used >= 0.85, f"{used}"),
+        ("at least 12 mode flips ACTIVE", report["mode_flips_active"] >= 12, str(report["mode_flips_active"])),
+        (
+            "at least 4 GPU flips MINING to INFERENCE",
+            report["gpu_mining_to_inference"] >= 4,
+            str(report["gpu_mining_to_inference"]),
+        ),
+        (
+            "at least 4 GPU flips INFERENCE to MINING",
+            report["gpu_inference_to_mining"] >= 4,
+            str(report["gpu_inference_to_mining"]),
+        ),
+        ("at least 1 flip ROLLED_BACK", report["flips_rolled_back"] >= 1, str(report["flips_rolled_back"])),
+        ("no flip left open", report["flips_open"] == 0, str(report["flips_open"])),
+        (
+            "no false confirmation",
+            report["false_confirmations"] == 0,
+            f"{report['false_confirmations']} of {report['confirmations_checked']}",
+        ),
+        (
+            "the named liars are exactly the injected",
+            report["liars_named"] == report["liars_injected"],
+            f"{report['liars_named']}",
+        ),
+        (
+            "the group that draws more than it reports is named",
+            set(report["under_reporting_groups_injected"]) <= set(report["groups_named"]),
+            f"{report['groups_named']}",
+        ),
+        ("curtailment met within 15 s", comply is not None and comply <= 15.0, f"{comply} s"),
+        ("at least 20,000 samples acknowledged", report["acked_samples"] >= 20_000, str(report["acked_samples"])),
+        ("none of them lost", report["acked_samples_lost"] == 0, str(report["acked_samples_lost"])),
+    ]
+    return [(promise, bool(kept), figure) for promise, kept, figure in rows]
