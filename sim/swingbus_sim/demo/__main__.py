@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -53,7 +52,7 @@ async def _run(options: argparse.Namespace) -> int:
     story = Story(run)
     try:
         print(
-            f"{scenario.description}\npreparing keys, certificates and configurations in {os.path.relpath(folder)} ...",
+            f"{scenario.description}\npreparing keys, certificates and configurations in {options.out} ...",
             flush=True,
         )
         await story.prepare()
@@ -89,7 +88,7 @@ def _summary(report: dict[str, object], path: Path) -> int:
     assert isinstance(reasons, list)
     for reason in reasons:
         print(f"  judge: {reason}")
-    print(f"the whole report is {os.path.relpath(path)}")
+    print(f"the whole report is {path}")
     return 1 if broken else 0
 
 

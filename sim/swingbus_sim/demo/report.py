@@ -108,11 +108,11 @@ def liars(scenario: Scenario, verdict: Mapping[str, Any], watcher: Watcher) -> d
                 injected.setdefault(word, set()).update(event.targets)
     named: dict[str, set[str]] = {}
     groups: set[str] = set()
-    for _, event in watcher.seen.events:
-        if event.kind == "device_accused":
-            named.setdefault(event.facts["word"], set()).add(event.subject.rsplit("/", 1)[-1])
-        if event.kind == "group_accused":
-            groups.add(event.subject.rsplit("/", 1)[-1])
+    for _, record in watcher.seen.events:
+        if record.kind == "device_accused":
+            named.setdefault(record.facts["word"], set()).add(record.subject.rsplit("/", 1)[-1])
+        if record.kind == "group_accused":
+            groups.add(record.subject.rsplit("/", 1)[-1])
     draws_more = {name for event in scenario.events if event.kind == "draws_more" for name in event.targets}
     homes = {name: group.node for group in scenario.miners for name in group.device_names()}
     return {

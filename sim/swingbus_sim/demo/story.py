@@ -24,7 +24,7 @@ from swingbus_sim.demo.files import Ports, agent_file, agents_of, broken_model, 
 from swingbus_sim.demo.links import Link
 from swingbus_sim.demo.processes import Processes, kill_sessions_with
 from swingbus_sim.demo.watcher import Watcher
-from swingbus_sim.nvml.build import build_library
+from swingbus_sim.nvml.build import driver_environment
 from swingbus_sim.scenario import Event, Scenario
 
 SERVER = "swingbus-controller"
@@ -222,10 +222,7 @@ class Story:
         environment: dict[str, str] = {}
         host = next((h for h in self.run.scenario.hosts if h.agent == agent), None)
         if host is not None:
-            environment = {
-                "LD_LIBRARY_PATH": str(build_library()),
-                "SWINGBUS_SIM_SHELF": str(self.run.folder / "sim" / "shelves" / host.name),
-            }
+            environment = driver_environment(self.run.folder / "sim" / "shelves" / host.name)
         config = str(self.run.folder / "agents" / f"{agent}.toml")
         self.run.processes.start(
             agent, [*program("swingbus_agent.main"), "run", "--config", config], environment=environment
