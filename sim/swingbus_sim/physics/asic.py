@@ -385,24 +385,29 @@ class SimulatedAsic:
 
     def _judge_self(self, now_s: float) -> None:
         """Keep the books of watts that the last order does not allow."""
-        extra_w = 0.0
-        if not self._ordered_is_mining and not self._orders:
-            if self._mode_is_mining or (self._state is AsicState.BOOTING and not self._boot_is_ordered):
-                extra_w = self.power_w - self._class.sleep_w
-        elif self.faults.draws_more_ratio > 1.0:
-            extra_w = self.power_w * (1.0 - 1.0 / self.faults.draws_more_ratio)
-        is_wrong = not self._ordered_is_mining and not self._orders and self._mode_is_mining
-        if extra_w > _DISOBEDIENCE_FLOOR_W or is_wrong:
-            if self.disobeys_since_s is None:
-                self.disobeys_since_s = now_s
-                if self._ordered_is_mining:
-                    self.disobeys_cause = "draws_more"
-                elif self.faults.ignores_sleep:
-                    self.disobeys_cause = "ignore_sleep"
-                else:
-                    self.disobeys_cause = self._unordered_cause
-            self.disobedient_w = max(0.0, extra_w)
+        is_awake = self._mode_is_mining or (self._state is AsicState.BOOTING and not self._boot_is_ordered)
+        above_sleep_w = self.power_w - self._class.sleep_w
+        was_awake = self.disobeys_since_s is not None and self.disobeys_cause != "draws_more"
+        if self._ordered_is_mining:
+            is_wrong = False
+        elif was_awake:
+            # A new order does not make up for it at once: the books stay open until the draw is down.
+            is_wrong = is_awake or above_sleep_w > _DISOBEDIENCE_FLOOR_W
         else:
-            self.disobedient_w = 0.0
-            self.disobeys_since_s = None
-            self.disobeys_cause = ""
+            is_wrong = is_awake and not self._orders
+        if is_wrong:
+            self._book(now_s, above_sleep_w, "ignore_sleep" if self.faults.ignores_sleep else self._unordered_cause)
+            return
+        hidden_w = self.power_w * (1.0 - 1.0 / self.faults.draws_more_ratio)
+        if hidden_w > _DISOBEDIENCE_FLOOR_W:
+            self._book(now_s, hidden_w, "draws_more")
+            return
+        self.disobedient_w = 0.0
+        self.disobeys_since_s = None
+        self.disobeys_cause = ""
+
+    def _book(self, now_s: float, extra_w: float, cause: str) -> None:
+        if self.disobeys_since_s is None or (self.disobeys_cause == "draws_more") != (cause == "draws_more"):
+            self.disobeys_since_s = now_s
+            self.disobeys_cause = cause
+        self.disobedient_w = max(0.0, extra_w)

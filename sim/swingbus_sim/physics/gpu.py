@@ -162,6 +162,9 @@ class GpuHost:
             gpu.potential_w = gpu.enforced_w if self.is_up and gpu.health is not GpuHealth.LOST else gpu.power_w
             if gpu.cap_next_w is not None:
                 gpu.potential_w = max(gpu.potential_w, gpu.enforced_w)
+            if gpu.lost_limit_w is not None and _is_capped_again(gpu):
+                gpu.lost_limit_w = None
+                gpu.disobeys_cause = ""
             if gpu.lost_limit_w is not None:
                 gpu.disobedient_w = max(0.0, gpu.power_w - gpu.lost_limit_w)
                 if gpu.disobeys_since_s is None:
@@ -224,8 +227,6 @@ class GpuHost:
             if requested_w is None or requested_w == gpu.last_request_w:
                 continue
             gpu.last_request_w = requested_w
-            gpu.lost_limit_w = None
-            gpu.disobeys_cause = ""
             gpu.cap_next_w = max(c.min_limit_w, min(c.max_limit_w, requested_w))
             gpu.cap_due_s = now_s + self._random.uniform(0.1, 1.0)
 
@@ -261,3 +262,8 @@ class GpuHost:
             xid={GpuHealth.OK: 0, GpuHealth.LOST: _XID_OFF_THE_BUS, GpuHealth.HUNG: _XID_HUNG}[gpu.health],
             recovery_action={GpuHealth.OK: 0, GpuHealth.LOST: 2, GpuHealth.HUNG: 1}[gpu.health],
         )
+
+
+def _is_capped_again(gpu: SimulatedGpu) -> bool:
+    """Tell whether a GPU that lost its limit has been given one that is enforced and holds."""
+    return gpu.last_request_w is not None and gpu.cap_next_w is None and gpu.power_w <= gpu.enforced_w * 1.05

@@ -66,7 +66,9 @@ def test_driver_reset_loses_limits_and_books_the_difference() -> None:
 
     for index in range(8):
         shelf.request_limit(index, 300.0)
-    run_host(host, 3.0, start_s=8.0)
+    run_host(host, 0.1, start_s=8.0)
+    assert host.gpus[0].disobedient_w > 300.0, "a request is no cap yet"
+    run_host(host, 3.0, start_s=8.1)
 
     assert all(g.disobedient_w == 0.0 and g.enforced_w == 300.0 for g in host.gpus)
 
