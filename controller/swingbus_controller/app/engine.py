@@ -34,6 +34,7 @@ from swingbus_controller.domain.budget_events import (
 from swingbus_controller.domain.budget_events import GroupExceeded as Exceeded
 from swingbus_controller.domain.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
 from swingbus_controller.domain.decisions import decide_adoption, decide_regrant, decide_settle, disturbance
+from swingbus_controller.domain.explain import explain
 from swingbus_controller.domain.flip import Direction, WattState
 from swingbus_controller.domain.flip_evidence import DeviceRows
 from swingbus_controller.domain.frames import AgentInventory, BankInventory, BatchFrame
@@ -45,6 +46,7 @@ from swingbus_controller.domain.placement import adopt, needed_w
 from swingbus_controller.domain.plan import Authority, Plan
 from swingbus_controller.domain.settle import NotSettled
 from swingbus_controller.domain.site_state import SiteState, payload
+from swingbus_controller.ports.budget_view import BankBudget, FeederBudget, SiteBudget
 from swingbus_controller.ports.journal import Journal, JournalEntry
 
 log = structlog.get_logger()
@@ -394,6 +396,59 @@ class SiteEngine:
             record = {"accusation": {"subject": subject, "word": "exceeds_grant"}}
             words = f"{exceeded.group} draws {(exceeded.upper_w - exceeded.granted_w) / 1000:.1f} kW more than granted"
             self.recorder.record(self.recorder.entry("group_accused", subject, words, payload=record))
+
+    # What people may see (ports.budget_view).
+
+    def site_budget(self, now_s: float) -> SiteBudget:
+        """Return the ledger at the head feeder."""
+        ledger = self.state.ledger
+        view = ledger.feeder_view(self.state.site.tree.root, now_s)
+        left_s = ledger.disturbed_until_s - now_s
+        return SiteBudget(
+            authority=self.state.authority,
+            limit_w=view.limit_w,
+            claimed_w=view.claimed_w,
+            uncontrolled_w=view.uncontrolled_w,
+            margin_w=view.margin_w,
+            within_authority=ledger.i1_holds(now_s),
+            disturbance=f"no growth and no evidence for {left_s:.0f} s more" if left_s > 0.0 else "",
+        )
+
+    def feeder_budget(self, feeder: str, now_s: float) -> FeederBudget:
+        """Return the terms of I1 at one feeder."""
+        ledger = self.state.ledger
+        view = ledger.feeder_view(feeder, now_s)
+        return FeederBudget(
+            limits=ledger.limits(feeder),
+            limit_w=view.limit_w,
+            claimed_w=view.claimed_w,
+            headroom_w=view.headroom_w,
+            uncontrolled_w=view.uncontrolled_w,
+            margin_w=view.margin_w,
+        )
+
+    def bank_budget(self, bank: str, now_s: float) -> BankBudget | None:
+        """Return one bank's claim and why it is where it is."""
+        if bank not in self.state.models:
+            return None
+        ledger = self.state.ledger
+        newest = ledger.newest_grant(bank)
+        pin, lockout = self.state.pins.get(bank), self.state.lockouts.get(bank)
+        told = ""
+        if self.plan is not None and any(b.bank == bank for b in self.plan.view.banks):
+            told = "; ".join(e.sentence for e in explain(self.plan, bank))
+        return BankBudget(
+            state=ledger.state(bank, now_s).value.upper(),
+            grant_w=None if newest is None else newest.grant_w,
+            claim_w=ledger.claim_w(bank),
+            explanation=told,
+            pin="" if pin is None else f"{pin.author}: {pin.reason}",
+            lockout="" if lockout is None else f"{lockout.author}: {lockout.reason}",
+        )
+
+    def accusations(self, agent: str, bank: str, device: str) -> tuple[str, ...]:
+        """Return what evidence has found against a device."""
+        return self.state.accusations.get(f"agents/{agent}/banks/{bank}/devices/{device}", ())
 
     def not_settled(self, group: str) -> NotSettled | None:
         """Return why a group is not settled, None where it is or was never looked at."""

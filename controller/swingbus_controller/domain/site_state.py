@@ -7,6 +7,7 @@ rebuilds the same state, so a controller that was killed between two records goe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from swingbus.faults import InvalidInput
@@ -18,12 +19,29 @@ from swingbus_controller.domain.flip import Flip
 from swingbus_controller.domain.placement import BankModel, Holdings, bank_model
 from swingbus_controller.domain.plan import Authority
 from swingbus_controller.domain.records import build, plain
-from swingbus_controller.domain.reservation import Reservation
-from swingbus_controller.domain.sitefile import SiteFile
+from swingbus_controller.domain.reservation import CreditStep, Reservation
+from swingbus_controller.domain.sitefile import SiteFile, SiteReservation
 
 # Ended flips that stay in memory for `flip list`; the journal keeps all.
 KEPT_FLIPS = 2000
 KEPT_ANSWERS = 10_000
+
+
+def _reservation(declared: SiteReservation) -> Reservation:
+    steps = (text.partition(":") for text in declared.credit_steps)
+    return Reservation(
+        id=declared.name,
+        inference_class=declared.inference_class,
+        device_count=declared.gpu_count,
+        from_s=declared.start_unix_s,
+        until_s=declared.end_unix_s,
+        price_usd_per_device_h=Decimal(declared.price_usd_per_gpu_h),
+        uptime_ratio=declared.uptime_ratio,
+        credit_steps=tuple(
+            CreditStep(below_uptime_ratio=float(below), credit_ratio=Decimal(share)) for below, _, share in steps
+        ),
+        author="site file",
+    )
 
 
 def budget_payload(event: BudgetEvent) -> dict[str, Any]:
@@ -50,7 +68,7 @@ class SiteState:
         self.curtailments: dict[str, Curtailment] = {}
         self.pins: dict[str, Pin] = {}
         self.lockouts: dict[str, Lockout] = {}
-        self.reservations: dict[str, Reservation] = {}
+        self.reservations: dict[str, Reservation] = {r.name: _reservation(r) for r in site.reservations}
         self.answered: dict[str, Answered] = {}
         self.accusations: dict[str, tuple[str, ...]] = {}
         self.authority: Authority = site.authority
