@@ -124,6 +124,7 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
 
     def _enter(self, call: _Call, request: Any, context: _Context, streams_requests: bool) -> Any:
         """Let the caller in or raise; return the request (a counted stream of them)."""
+        call.request_count = 0 if streams_requests else 1
         structlog.contextvars.unbind_contextvars("rpc", "caller")
         structlog.contextvars.bind_contextvars(rpc=call.method)
         set_current_caller(None)
@@ -138,7 +139,6 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
             )
         self._check_role(call.method, caller, roles_for(call.method))
         if not streams_requests:
-            call.request_count = 1
             self._check_role(call.method, caller, roles_for_request(call.method, request))
         set_current_caller(caller)
         return _counted(request, call) if streams_requests else request

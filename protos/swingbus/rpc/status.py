@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import grpc
 import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from swingbus.faults import (
@@ -126,7 +127,7 @@ def fault_from_rpc_error(error: grpc.RpcError, target: str = "the controller") -
             status = status_pb2.Status()
             try:
                 status.ParseFromString(value)
-            except ValueError:
+            except DecodeError:
                 break  # not ours or cut on the way: the bare code still says something
             return _fault(code, status.message or details, status)
     if code is grpc.StatusCode.INTERNAL and details == _BROKEN_STREAM:
