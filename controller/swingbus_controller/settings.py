@@ -41,7 +41,6 @@ class ControllerSettings:
         credit: telemetry batches that an agent may have on the way without an acknowledgement.
         commit_interval_s: at most this long between two durable commits of telemetry, 0.01 to 0.25.
         telemetry_keep_s, telemetry_keep_bytes: the ring is cut to whichever is less.
-        max_message_bytes: a greater message from an agent is refused.
         max_agents: agents with a session at the same time; each holds two streams.
     """
 
@@ -54,7 +53,6 @@ class ControllerSettings:
     commit_interval_s: float = 0.25
     telemetry_keep_s: float = 30 * 86_400.0
     telemetry_keep_bytes: int = 20_000_000_000
-    max_message_bytes: int = 4_000_000
     max_agents: int = 1000
     journal_keep_s: float = 3650 * 86_400.0
 
@@ -136,7 +134,6 @@ def _controller(table: StrictTable, folder: Path) -> ControllerSettings:
         telemetry_keep_bytes=int(
             table.number("telemetry_keep_mb", defaults.telemetry_keep_bytes / 1e6, low=1.0, high=1e8) * 1e6
         ),
-        max_message_bytes=table.count("max_message_bytes", defaults.max_message_bytes, low=10_000, high=64_000_000),
         max_agents=table.count("max_agents", defaults.max_agents, low=1, high=10_000),
         journal_keep_s=table.number("journal_keep_days", defaults.journal_keep_s / 86_400, low=1.0) * 86_400,
     )
