@@ -22,6 +22,7 @@ from swingbus_agent.domain.readings import Kind, PointSpec
 from swingbus_agent.domain.workload import WorkloadSpec
 from swingbus_agent.settings_keys import KEYS, REQUIRED, Key
 
+DEFAULT_STATE_DIR = Path("/var/lib/swingbus-agent")
 _ID = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _MODES = {"mining": Mode.MINING, "inference": Mode.INFERENCE, "standby": Mode.STANDBY, "off": Mode.OFF}
 
@@ -32,7 +33,6 @@ class ControllerSettings:
 
     endpoint: str
     bundle: Path
-    server_name: str
     insecure_loopback: bool
     connect_timeout_s: float
     backoff_max_s: float
@@ -271,7 +271,7 @@ def _checked(key: Key, value: Any, shown: str, mistakes: list[str]) -> Any:
         mistakes.append(f"`{shown}` is {value}, below the least allowed {key.minimum:g}; raise it")
     if key.maximum is not None and value > key.maximum:
         mistakes.append(f"`{shown}` is {value}, above the greatest allowed {key.maximum:g}; lower it")
-    if key.path.endswith("name") and key.path != "controller.server_name" and not _is_name(key.path, value):
+    if key.path.endswith("name") and not _is_name(key.path, value):
         mistakes.append(f"`{shown}` is {value!r}; use 1 to 63 lower-case letters, digits, dots, dashes or underscores")
     return value
 

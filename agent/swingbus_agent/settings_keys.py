@@ -58,15 +58,14 @@ KEYS: tuple[Key, ...] = (
         False,
         "whether software may change anything on this host's devices; without it no write path is loaded",
     ),
-    _key("controller.endpoint", "text", "", "host:port of the controller; empty means to sample and spool only"),
     _key(
-        "controller.bundle", "text", "", "folder that `swingbus-agent join` filled; empty means `bundle` in state_dir"
-    ),
-    _key(
-        "controller.server_name",
+        "controller.endpoint",
         "text",
         "",
-        "name expected in the controller's certificate; empty means the host of `endpoint`",
+        "host:port of the controller; empty means what the bundle says, or none without a bundle",
+    ),
+    _key(
+        "controller.bundle", "text", "", "folder that `swingbus-agent join` filled; empty means `bundle` in state_dir"
     ),
     _key(
         "controller.insecure_loopback",

@@ -8,7 +8,7 @@ row and says so; a process list that was not asked for is not an empty one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from swingbus.clock import Clock
@@ -87,14 +87,16 @@ class GpuBank:
         clock: Clock,
         period_s: float,
         actuator: GpuActuator | None = None,
-        workloads: WorkloadDriver | None = None,
+        make_workloads: Callable[[Sequence[GpuUnit]], WorkloadDriver] | None = None,
     ) -> None:
         self._clock = clock
         self._host = host
         self._period_s = period_s
         self._wanted = tuple(gpus)
         self._actuator = actuator
-        self._workloads = workloads
+        self._make_workloads = make_workloads
+        self._workloads: WorkloadDriver | None = None
+        self._units: tuple[GpuUnit, ...] = ()
         self._points = tuple(points)
         self._empty = BankSpec(
             bank=name,
@@ -177,6 +179,17 @@ class GpuBank:
             points=self._points or self._learned_points(members),
         )
         self._revision = inventory.revision
+        self._prepare_workloads(make_units(self.name, members, self._empty.unit_size))
+
+    def _prepare_workloads(self, units: tuple[GpuUnit, ...]) -> None:
+        """Make the driver of these units; what an earlier one started is found again."""
+        if self._make_workloads is None or units == self._units:
+            return
+        try:
+            self._workloads = self._make_workloads(units)
+            self._units = units
+        except SwingbusError as error:
+            self._why_not = f"workloads cannot be run: {error}"
 
     def _learned_points(self, members: Sequence[GpuIdentity]) -> tuple[PointSpec, ...]:
         """Without points in the file there is nothing to order, only rest at the least limit to name."""

@@ -16,7 +16,7 @@ import structlog
 from swingbus.clock import Clock
 from swingbus.faults import SwingbusError
 from swingbus_agent.domain.execution import Notice
-from swingbus_agent.domain.readings import AgentEvent, BankSpec, Inventory, MeterRound, Round
+from swingbus_agent.domain.readings import AgentEvent, BankSpec, Inventory, MeterRound, MeterSpec, Round
 from swingbus_agent.ports.bank import BankReading
 from swingbus_agent.ports.spool import Spool
 
@@ -47,6 +47,8 @@ class Rounds:
         self.busy: Collection[int] = ()  # sequences on their way
         self.round_count = 0
         self.latest: dict[str, BankReading] = {}
+        self.latest_host: tuple[float | None, ...] = ()
+        self._latest_meters: dict[int, MeterRound] = {}
 
     def take_bank(self, reading: BankReading) -> None:
         """Put one bank's reading into the next round."""
@@ -57,12 +59,18 @@ class Rounds:
     def take_meter(self, reading: MeterRound) -> None:
         """Put one meter's reading into the next round."""
         self._meters[reading.meter_index] = reading
+        self._latest_meters[reading.meter_index] = reading
         self._has_news.set()
 
     def take_host(self, values: tuple[float | None, ...]) -> None:
         """Put the host's readings into the next round."""
         self._host = values
+        self.latest_host = values
         self._has_news.set()
+
+    def latest_meters(self) -> list[tuple[MeterSpec, MeterRound]]:
+        """Return the newest reading of each meter."""
+        return [(self.inventory.meters[index], meter) for index, meter in sorted(self._latest_meters.items())]
 
     def tell(self, kind: str, message: str, *, bank: str = "", device: str = "") -> None:
         """Put an event into the next round and the log."""

@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from types import MappingProxyType
 
 from swingbus.faults import InvalidInput, NotFound
 from swingbus_agent.domain.grant import (
@@ -165,6 +166,7 @@ class _Bank:
         "grant",
         "in_flight",
         "is_lost",
+        "known_w",
         "last_write_s",
         "lease_until_s",
         "quarantine",
@@ -186,6 +188,7 @@ class _Bank:
         self.last_write_s = -math.inf
         self.base_w = 0.0
         self.counted_w: float | None = None
+        self.known_w: float | None = None  # as read back, unread devices at nothing: surely no more than it may hold
         self.device_w: dict[str, float] = {}  # counted watts per device: as read back, or as written since
         self.unheld = 0
         self.applied: AppliedNow | None = None
@@ -212,9 +215,13 @@ class Governor:
         self._banks = {shape.name: _Bank(shape) for shape in banks}
         self._tickets: deque[tuple[str, float]] = deque()
         self._ticket_count = 0
-        self._durable = durable or DurableState(boot_id=boot_id)
-        self._staged = self._durable  # the newest state handed out to be stored; in force only once confirmed
         same_boot = durable is not None and durable.boot_id == boot_id
+        self._durable = durable or DurableState(boot_id=boot_id)
+        if not same_boot:
+            # A lease counts on the clock of one boot only.
+            ended = {name: replace(grant, lease_until_s=0.0) for name, grant in self._durable.grants.items()}
+            self._durable = replace(self._durable, boot_id=boot_id, grants=ended)
+        self._staged = self._durable  # the newest state handed out to be stored; in force only once confirmed
         for bank in self._banks.values():
             bank.grant = self._durable.grants.get(bank.shape.name)
             bank.is_lost = bank.grant is None
@@ -316,6 +323,21 @@ class Governor:
                 bank.trim_w = 0.0
             bank.grant = grant
 
+    def reshape(self, shape: GovernedBank, now_s: float) -> None:
+        """Take a bank's new factors, safe shares or devices, or a bank found later; what is durable of it stays."""
+        known = self._banks.get(shape.name)
+        if known is not None:
+            known.shape = shape
+            known.device_w = {device: watts for device, watts in known.device_w.items() if device in shape.devices}
+            return
+        bank = self._banks[shape.name] = _Bank(shape)
+        bank.grant = self._durable.grants.get(shape.name)
+        bank.is_lost = bank.grant is None
+        if bank.grant is not None:
+            bank.lease_until_s = bank.grant.lease_until_s
+        if bank.grant is None or bank.grant.writes_open:
+            bank.quarantine = dict.fromkeys(shape.devices, now_s + self._settings.quarantine_s)
+
     def due_refresh(self, now_s: float) -> DurableState | None:
         """Return a state worth storing although nothing waits for it: longer leases, writes that have closed.
 
@@ -406,15 +428,18 @@ class Governor:
         for device in [d for d, until_s in state.quarantine.items() if until_s <= begun_s]:
             del state.quarantine[device]
         devices_w = 0.0
+        known_w = 0.0
         unheld = 0
         for device in state.shape.devices:
             watts = counted_w.get(device)
+            known_w += watts or 0.0
             if watts is None or device in state.in_flight or device in state.quarantine:
                 watts = state.shape.device_ceiling_w if watts is None else max(watts, state.shape.device_ceiling_w)
                 unheld += 1
             state.device_w[device] = watts
             devices_w += watts
         state.base_w = base_w
+        state.known_w = base_w + known_w * (1.0 + state.shape.overhead_ratio)
         state.counted_w = base_w + devices_w * (1.0 + state.shape.overhead_ratio)
         state.unheld = unheld
         grant = state.grant
@@ -464,7 +489,7 @@ class Governor:
             reported_w = grant.grant_w
         else:
             reported_w = self._fall(state, now_s)
-            if state.is_lost and state.counted_w is None:
+            if state.is_lost and state.known_w is None:
                 reported_w = None  # not read back yet: it cannot say what it holds
         return GovernorReport(
             bank=bank,
@@ -485,6 +510,10 @@ class Governor:
         """Return what the bank counted at in the last read-back, None before the first."""
         return self._bank(bank).counted_w
 
+    def device_counts_w(self, bank: str) -> Mapping[str, float]:
+        """Return what each device counts at now: as read back or written since, its ceiling where it is not held."""
+        return MappingProxyType(self._bank(bank).device_w)
+
     # Inner.
 
     def _has_room(self, state: _Bank, device: str, counted_w: float, now_s: float) -> bool:
@@ -499,8 +528,8 @@ class Governor:
         watts = safe_share_w(state.shape.schedule, state.shape.safe_share_w, now_s)
         if state.grant is not None:
             watts = min(watts, state.grant.grant_w)
-        elif state.counted_w is not None:
-            watts = min(watts, state.counted_w)
+        elif state.known_w is not None:
+            watts = min(watts, state.known_w)
         if state.fallen_w == math.inf:
             state.fallen_s = now_s
         state.fallen_w = min(state.fallen_w, watts)
