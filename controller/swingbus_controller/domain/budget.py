@@ -86,6 +86,7 @@ class Ledger:
         self._uncontrolled: dict[str, tuple[float, float]] = {}
         self._uncontrolled_max: dict[str, float] = {name: tree.uncontrolled_max_w(name) for name in tree.feeders}
         self._exceeded: dict[str, float] = {}
+        self._disobeying: set[str] = set()
         self.meters: dict[str, MeterHistory] = {
             name: MeterHistory(feeder.meter) for name, feeder in tree.feeders.items() if feeder.meter is not None
         }
@@ -96,6 +97,7 @@ class Ledger:
             factor = 1.0 if meter is None else tree.loss_factor(spec.feeder, meter)
             self._accounts[spec.name] = Account(spec, meter, factor)
         self._groups = find_groups(tree, self._accounts.values())
+        self._names = tuple(self._accounts)
         self._below = find_clusters(tree, self._accounts.values())
         self._margin_terms = {feeder: _margin_terms(clusters) for feeder, clusters in self._below.items()}
 
@@ -117,6 +119,8 @@ class Ledger:
                     account.doubt_w = account.ceiling_w
             case GroupExceeded():
                 self._exceeded[event.group] = max(self._exceeded.get(event.group, 0.0), event.upper_w)
+                if event.lower_w > event.granted_w:
+                    self._disobeying.add(event.group)
             case ControllerStarted():
                 self._apply_start(event)
             case JournalDoubted():
@@ -163,6 +167,7 @@ class Ledger:
                 )
             account.settle()
         self._exceeded.pop(event.group, None)
+        self._disobeying.discard(event.group)
 
     def _apply_start(self, event: ControllerStarted) -> None:
         if event.epoch <= self.epoch:
@@ -257,9 +262,13 @@ class Ledger:
         """Tell whether the newest grant is proven in this epoch."""
         return self._account(bank).is_settled
 
+    def is_adopted(self, bank: str) -> bool:
+        """Tell whether its agent has reported under our epoch."""
+        return self._account(bank).is_adopted
+
     def bank_names(self) -> tuple[str, ...]:
         """Return all banks in the order of the site file."""
-        return tuple(self._accounts)
+        return self._names
 
     def groups(self) -> tuple[str, ...]:
         """Return the feeders whose own meter can settle the banks below it."""
@@ -319,14 +328,14 @@ class Ledger:
             grace_s = self.settings.dark_periods * self.settings.report_period_s
             is_starting = account.heard_s is None and now_s - self.started_s <= grace_s
             return BankState.ADOPTING if is_starting else BankState.DARK
-        if account.group in self._exceeded:
+        if account.group in self._disobeying:
             return BankState.DISOBEYING
         newest = account.newest
         if not account.is_adopted or newest is None or newest.epoch != self.epoch:
             return BankState.ADOPTING
         if account.is_settled:
             return BankState.HELD
-        if account.doubt_w is not None:
+        if account.doubt_w is not None or not account.has_settled:
             return BankState.ADOPTING
         older_w = account.older_max_w
         return BankState.SHRINKING if older_w is not None and older_w > newest.grant_w else BankState.GROWING

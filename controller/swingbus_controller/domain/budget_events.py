@@ -123,10 +123,14 @@ class GroupSettled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupExceeded:
-    """A group draws more than all its grants: it counts at the reading's upper bound until it settles."""
+    """A group may draw more than all its grants: it counts at the reading's upper bound until it settles.
+
+    Only where even the lower bound is above the grants does it surely disobey, and is named.
+    """
 
     group: str
     upper_w: float
+    lower_w: float
     granted_w: float
     at_s: float
 

@@ -58,6 +58,7 @@ class Account:
         "group",
         "group_factor",
         "has_own_grant",
+        "has_settled",
         "heard_s",
         "is_adopted",
         "is_isolated",
@@ -85,6 +86,7 @@ class Account:
         self.doubt_w: float | None = self.ceiling_w  # before any journal: it may draw anything
         self.is_settled = False
         self.is_adopted = False
+        self.has_settled = False  # in the epoch in force
         self.has_own_grant = False  # a grant of the epoch in force
         self.reported_w: float | None = None
         self.is_isolated = False
@@ -135,11 +137,13 @@ class Account:
         self.older_min_w = None
         self.doubt_w = None
         self.is_settled = True
+        self.has_settled = True
 
     def begin_term(self) -> None:
         """Start a controller's term: facts of claims stay, all else must be heard anew."""
         self.is_adopted = False
         self.has_own_grant = False
+        self.has_settled = False
         self.is_settled = False
         self.reported_w = None
         self.past_instances = ()

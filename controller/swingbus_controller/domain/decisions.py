@@ -150,8 +150,7 @@ def shrink_bound_w(ledger: Ledger, bank: str, now_s: float) -> float | None:
     With I1 true above the bank, any watts within its claim will do.
     """
     report = ledger.report(bank)
-    view = ledger.view(bank, now_s)
-    if not view.is_adopted:
+    if not ledger.is_adopted(bank):
         return None
     if ledger.path_holds(bank, now_s) is None and ledger.newest_grant(bank) is not None:
         return ledger.claim_w(bank)
@@ -169,7 +168,7 @@ def decide_adoption(ledger: Ledger, bank: str, now_s: float) -> tuple[JournalDou
     anything, unless the journal is proven current.
     """
     report = ledger.report(bank)
-    if report is None or ledger.view(bank, now_s).is_adopted or report.reported_w is None:
+    if report is None or ledger.is_adopted(bank) or report.reported_w is None:
         return ()
     if (report.fence_epoch, report.fence_instance) != (ledger.epoch, ledger.instance):
         return ()
@@ -198,7 +197,7 @@ def decide_regrant(ledger: Ledger, bank: str, now_s: float) -> GrantIssued | Ref
     and the ramp allows (it is a restoration), else what it has fallen to.
     """
     report = ledger.report(bank)
-    if report is None or not ledger.view(bank, now_s).is_adopted or report.reported_w is None:
+    if report is None or not ledger.is_adopted(bank) or report.reported_w is None:
         return Refusal(bank=bank, reason=RefusalReason.NOT_ADOPTED, detail=f"{bank} has not reported under our epoch")
     if (report.fence_epoch, report.fence_instance) != (ledger.epoch, ledger.instance):
         return Refusal(bank=bank, reason=RefusalReason.NOT_ADOPTED, detail=f"{bank} obeys another epoch")

@@ -52,12 +52,13 @@ def exceeded_groups(ledger: Ledger, now_s: float) -> tuple[GroupExceeded, ...]:
     events: list[GroupExceeded] = []
     for group in ledger.groups():
         upper_w = ledger.meters[group].upper_w()
-        if upper_w is None:
+        lower_w = ledger.meters[group].lower_w()
+        if upper_w is None or lower_w is None:
             continue
         granted_w = ledger.group_claim_w(group)
         known_w = ledger.exceeded_w(group) or 0.0
         if upper_w > max(granted_w, known_w) + TOLERANCE_W:
-            events.append(GroupExceeded(group=group, upper_w=upper_w, granted_w=granted_w, at_s=now_s))
+            events.append(GroupExceeded(group=group, upper_w=upper_w, lower_w=lower_w, granted_w=granted_w, at_s=now_s))
     return tuple(events)
 
 
