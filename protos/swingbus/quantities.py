@@ -18,7 +18,7 @@ _NUMBER = r"([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)"
 # "mW" and "mw" are left out on purpose: milli or mega would be a guess worth a factor of a thousand million.
 _POWER = re.compile(_NUMBER + r"\s*(W|w|kW|KW|kw|MW|GW)")
 _POWER_FACTORS = {"w": 1.0, "kw": 1e3, "mw": 1e6, "gw": 1e9}
-_SPAN_PART = re.compile(_NUMBER + r"\s*(ms|s|m|min|h|d)")
+_SPAN_PART = re.compile(_NUMBER + r"\s*(ms|s|min|m|h|d)")
 _SPAN_FACTORS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
