@@ -68,8 +68,9 @@ class Obedience:
             await self._clock.sleep(self._backoff.after(self._clock.monotonic_s() - began_s, asked_s=asked_s))
 
     async def _session(self) -> None:
-        self._steward.issue_ticket()
-        async with self._link.open_control(self._steward.report()) as session:
+        # The report first: a lapse that it tells of is then older than the ticket, so the answer may lift it.
+        report = self._steward.report()
+        async with self._link.open_control(report, self._steward.issue_ticket()) as session:
             self._renew_at_s = self._clock.boottime_s() + self._ttl_s / 3
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(session))
@@ -105,8 +106,7 @@ class Obedience:
             if now_s >= self._renew_at_s:
                 self._renew_at_s = now_s + self._ttl_s / 3
                 sent_ns = self._clock.boottime_ns()
-                self._steward.issue_ticket(sent_ns)
-                await session.send_renewal(sent_ns)
+                await session.send_renewal(sent_ns, self._steward.issue_ticket())
             report = self._steward.report()
             if told is None or now_s - told_s >= self._report_period_s or _is_news(told, report):
                 await session.send_report(report)

@@ -238,7 +238,7 @@ def batch_from_proto(message: link_pb2.TelemetryBatch, layout: Layout, *, newest
         sample_boottime_s=sample_boottime_s,
         banks=banks,
         meters=tuple([_meter_frame(sample, layout) for sample in message.meters]),
-        host_values=_finite(np.asarray(message.host_values), "host_values"),
+        host_values=_finite(np.asarray(message.host_values, dtype=np.float64), "host_values"),
         events=tuple([_event(event) for event in message.events]),
         is_live=newest.is_before(
             sequence=message.sequence,
@@ -274,8 +274,9 @@ def _bank_frame(samples: link_pb2.BankSamples, layout: Layout) -> BankFrame:
                 f"bank {shape.bank!r}: {column.size} {name}, {wanted} were announced ({rows} devices)",
                 reason="BAD_BATCH",
             )
-    if rows and (conditions.min() < 0 or modes.min() < 0 or read_at.min() < 0):
-        raise InvalidInput(f"bank {shape.bank!r}: a negative condition, mode or time", reason="BAD_BATCH")
+    # Conditions and modes may be numbers of a newer agent; whoever shows them calls those unrecognized.
+    if rows and read_at.min() < 0:
+        raise InvalidInput(f"bank {shape.bank!r}: a negative time", reason="BAD_BATCH")
     return BankFrame(
         bank=shape.bank,
         values=_finite(values, f"bank {shape.bank!r}: values"),
@@ -288,7 +289,10 @@ def _bank_frame(samples: link_pb2.BankSamples, layout: Layout) -> BankFrame:
 
 def _finite(column: Any, what: str) -> Any:
     """Return a column whose only non-number is NaN."""
-    if column.size and np.isinf(column).any():
+    # One pass in the common case: a finite sum has no infinite term. Else NaN or overflow are told from infinity.
+    with np.errstate(all="ignore"):
+        is_plain = math.isfinite(np.add.reduce(column))
+    if not is_plain and np.isinf(column).any():
         raise InvalidInput(f"{what}: an infinite number; a missing reading is NaN", reason="BAD_BATCH")
     return column
 

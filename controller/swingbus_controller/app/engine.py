@@ -300,7 +300,10 @@ class SiteEngine:
                         self.recorder.entry("bank_placed", bank_subject(name), words, payload=payload("holdings", held))
                     )
                 self.recorder.record(*entries)
-            if ledger.view(name, now_s).is_adopted:
+            newest = ledger.newest_grant(name)
+            # A report a moment after a grant cannot know of it yet: give the agent a period to answer.
+            is_fresh = newest is not None and now_s - newest.at_s < self.state.site.protocol.report_period_s
+            if ledger.view(name, now_s).is_adopted and not is_fresh:
                 regrant = decide_regrant(ledger, name, now_s)
                 if isinstance(regrant, GrantIssued):
                     self.recorder.record(self.recorder.budget(regrant))

@@ -48,6 +48,10 @@ def _column_sum(matrix: Sequence[float], column: int | None, width: int) -> tupl
     if column is None or width == 0:
         return None, 0
     numbers: Any = np.asarray(matrix)[column::width]
+    with np.errstate(all="ignore"):  # an agent may send any kind of NaN
+        total = float(np.add.reduce(numbers, dtype=np.float64))
+    if total == total:  # nobody is missing
+        return (total, int(numbers.size)) if numbers.size else (None, 0)
     present = numbers[numbers == numbers]
     return (float(present.sum(dtype=np.float64)), int(present.size)) if present.size else (None, 0)
 
@@ -65,4 +69,6 @@ def restarted_rows(before: Any, after: Any) -> list[int]:
     """Return the rows whose uptime fell by more than a second; a row without a reading says nothing."""
     if before is None or after is None or before.size != after.size:
         return []
-    return [int(row) for row in np.flatnonzero(after < before - 1.0)]
+    with np.errstate(all="ignore"):
+        fell = after < before - 1.0
+    return [int(row) for row in np.flatnonzero(fell)] if fell.any() else []

@@ -406,7 +406,7 @@ class Ledger:
 
     def feeder_view(self, feeder: str, now_s: float, *, for_growth: bool = False) -> FeederView:
         """Return the terms of I1 at one feeder."""
-        limit_w = self.limit_w(feeder, now_s)
+        limit_w = lowest_limit_w(self._limits_of(feeder).values(), now_s, self.settings.reaction_s)
         return FeederView(
             feeder=feeder,
             limit_w=limit_w,

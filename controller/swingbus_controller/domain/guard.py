@@ -177,7 +177,10 @@ def _is_paper_only(ledger: Ledger, feeder: str, now_s: float) -> bool:
     if now_s - ledger.started_s > ledger.settings.adopt_grace_s:
         return False
     upper_w = metered_upper_w(ledger, feeder, now_s)
-    return upper_w is not None and upper_w <= ledger.limit_w(feeder, now_s)
+    if upper_w is None:
+        # Meters need a moment to be heard after a start; until then nothing is known that was not true before it.
+        return now_s - ledger.started_s <= ledger.settings.meter_dead_s
+    return upper_w <= ledger.limit_w(feeder, now_s)
 
 
 def metered_upper_w(ledger: Ledger, feeder: str, now_s: float) -> float | None:

@@ -195,9 +195,15 @@ class Story:
             ],
         )  # fmt: skip
         (run.folder / "confirmations.jsonl").touch()
+        await self._wait_file(run.folder / "sim" / "sim.json", 30.0)
         for agent in agents_of(run.scenario):
             self.start_agent(agent)
         await self._wait_controller()
+
+    async def _wait_file(self, path: Path, timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not path.exists():  # noqa: ASYNC110 - another process makes it
+                await asyncio.sleep(0.1)
 
     async def _wait_controller(self) -> None:
         assert self.watcher is not None
