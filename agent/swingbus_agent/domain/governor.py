@@ -23,10 +23,10 @@ How an executor uses it (all times are CLOCK_BOOTTIME of this host):
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import islice
 from types import MappingProxyType
 
 from swingbus.faults import InvalidInput, NotFound
@@ -213,7 +213,7 @@ class Governor:
         self._boot_id = boot_id
         self._instance = instance
         self._banks = {shape.name: _Bank(shape) for shape in banks}
-        self._tickets: deque[tuple[str, float]] = deque()
+        self._tickets: dict[str, float] = {}  # in the order they were sent; two old ones go for each new one
         self._ticket_count = 0
         same_boot = durable is not None and durable.boot_id == boot_id
         self._durable = durable or DurableState(boot_id=boot_id)
@@ -235,12 +235,17 @@ class Governor:
     # The link.
 
     def issue_ticket(self, now_s: float) -> str:
-        """Return a new ticket to send with a report now; answers are dated by when their ticket was sent."""
+        """Return a new ticket for the report of this same moment; answers are dated by when their ticket was sent."""
+        for bank in self._banks.values():
+            if self._is_lapsed(bank, now_s):
+                self._fall(bank, now_s)  # the report that carries this ticket tells of it
         self._ticket_count += 1
         ticket = f"{self._instance}.{self._ticket_count}"
-        self._tickets.append((ticket, now_s))
-        while self._tickets and self._tickets[0][1] < now_s - self._settings.ttl_max_s:
-            self._tickets.popleft()
+        self._tickets[ticket] = now_s
+        for old in [
+            name for name, sent_s in islice(self._tickets.items(), 2) if sent_s < now_s - self._settings.ttl_max_s
+        ]:
+            del self._tickets[old]
         return ticket
 
     def receive(self, desired: Desired, now_s: float) -> Outcome:
@@ -250,7 +255,7 @@ class Governor:
             return Outcome(epoch_verdict=Verdict.OLD_EPOCH)
         if desired.epoch == self._staged.fence_epoch and fence[1] != self._staged.fence_instance:
             return Outcome(epoch_verdict=Verdict.OTHER_INSTANCE)
-        sent_s = next((sent for ticket, sent in self._tickets if ticket == desired.ticket), None)
+        sent_s = self._tickets.get(desired.ticket)
         if sent_s is None:
             return Outcome(epoch_verdict=Verdict.UNKNOWN_TICKET)
         lease_until_s = sent_s + min(desired.ttl_s, self._settings.ttl_max_s)
@@ -460,7 +465,7 @@ class Governor:
                 counted_w=state.counted_w,
                 unheld_count=unheld,
             )
-        else:
+        elif (state.applied.counted_w, state.applied.unheld_count) != (state.counted_w, unheld):
             state.applied = replace(state.applied, counted_w=state.counted_w, unheld_count=unheld)
         return state.applied
 
