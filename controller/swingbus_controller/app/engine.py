@@ -183,7 +183,9 @@ class SiteEngine:
         self._poked.set()
 
     def note_marker(self, agent: str, marker: int, now_s: float) -> None:
-        """Markers are the ledger's: nothing to remember here."""
+        """Let the ledger count what the link has sent, so that the next marker after an Applied is truly a later one."""
+        ledger = self.state.ledger
+        ledger.marker = max(ledger.marker, (ledger.epoch, marker))
 
     def agent_gone(self, agent: str, now_s: float) -> None:
         """A closed stream frees nothing: silence is told by missed reports."""
