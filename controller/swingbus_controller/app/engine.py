@@ -318,7 +318,16 @@ class SiteEngine:
                 self.recorder.record(self.recorder.budget(decision))
                 self._not_settled.pop(group, None)
             else:
+                before = self._not_settled.get(group)
                 self._not_settled[group] = decision
+                if before is None or (before.reason, before.bank) != (decision.reason, decision.bank):
+                    log.info(
+                        "group_unsettled",
+                        group=group,
+                        reason=decision.reason.value,
+                        bank=decision.bank,
+                        detail=decision.detail,
+                    )
 
     def _plan(self, now_s: float, now_unix_s: float) -> None:
         self._planned_s = now_s

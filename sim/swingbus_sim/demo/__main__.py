@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def main() -> int:
     except SwingbusError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("demo: stopped", file=sys.stderr)
         return 130
 
@@ -50,6 +51,10 @@ async def _run(options: argparse.Namespace) -> int:
         processes=Processes(folder.parent / f"{folder.name}-logs"),
     )
     story = Story(run)
+    this = asyncio.current_task()
+    assert this is not None
+    # SIGTERM ends the run as Ctrl-C does: every process that it started is ended.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     try:
         print(
             f"{scenario.description}\npreparing keys, certificates and configurations in {options.out} ...",

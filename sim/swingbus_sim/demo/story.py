@@ -201,19 +201,25 @@ class Story:
         await self._wait_controller()
 
     async def _wait_file(self, path: Path, timeout_s: float) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not path.exists():  # noqa: ASYNC110 - another process makes it
-                await asyncio.sleep(0.1)
+        deadline_s = time.monotonic() + timeout_s
+        while not path.exists():  # noqa: ASYNC110 - another process makes it
+            self._check_alive()
+            if time.monotonic() > deadline_s:
+                raise TimedOut(f"{path} was not made within {timeout_s:g} s")
+            await asyncio.sleep(0.1)
+
+    def _check_alive(self) -> None:
+        dead = self.run.processes.ended()
+        if dead:
+            name, status = next(iter(dead.items()))
+            tail = self.run.processes.log(name).read_text(errors="replace")[-1500:]
+            raise WrongState(f"{name} ended with {status} at the start:\n{tail}")
 
     async def _wait_controller(self) -> None:
         assert self.watcher is not None
         for _ in range(60):
             await asyncio.sleep(0.5)
-            dead = self.run.processes.ended()
-            if dead:
-                name, status = next(iter(dead.items()))
-                tail = self.run.processes.log(name).read_text(errors="replace")[-1500:]
-                raise WrongState(f"{name} ended with {status} at the start:\n{tail}")
+            self._check_alive()
             status, _ = await command([*self._swingctl("desk"), "site", "list"], timeout_s=20.0)
             if status == 0:
                 return
