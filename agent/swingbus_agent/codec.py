@@ -347,6 +347,7 @@ def order_from_proto(desired: link_pb2.DesiredState) -> AgentOrder:
         banks=tuple(_bank_order(bank) for bank in desired.banks),
         marker=desired.marker,
         ttl_s=duration_s(desired.ttl),
+        ticket=desired.ticket,
     )
 
 
@@ -415,7 +416,11 @@ def adopt_from_proto(adopt: service_pb2.Adopt) -> AdoptOrder:
         for each in adopt.counting
     )
     return AdoptOrder(
-        epoch=adopt.epoch, controller_instance=adopt.controller_instance, marker=adopt.marker, counting=counting
+        epoch=adopt.epoch,
+        controller_instance=adopt.controller_instance,
+        marker=adopt.marker,
+        counting=counting,
+        ticket=adopt.ticket,
     )
 
 
@@ -426,6 +431,7 @@ def renewed_from_proto(renewed: service_pb2.Renewed) -> RenewalReply:
         epoch=renewed.epoch,
         ttl_s=duration_s(renewed.ttl),
         marker=renewed.marker,
+        ticket=renewed.ticket,
     )
 
 

@@ -44,6 +44,7 @@ from swingbus_agent.settings import AgentSettings, BankSettings
 _FIRST_LOOK_S = 8.0
 _UPKEEP_S = 5.0
 _log = structlog.get_logger()
+Step = Callable[[], Coroutine[Any, Any, None]]
 
 
 class _Leave(Exception):
@@ -143,7 +144,7 @@ class Agent:
         channel = open_link_channel(settings)
         damage = await self.spool.open()
         self.steward.load()
-        drivers, banks, closers = build_banks(settings, self._clock)
+        drivers, readiness, banks, closers = build_banks(settings, self._clock)
         rounds = self.rounds = Rounds(
             self.spool,
             clock=self._clock,
@@ -160,6 +161,8 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 for driver in drivers:
                     group.create_task(driver())
+                for is_ready in readiness:
+                    await _wait_ready(is_ready)
                 if settings.metrics.port:
                     stop_metrics = serve_metrics(settings.metrics.host, settings.metrics.port, self.snapshot)
                 for reading in await first_look(banks, _FIRST_LOOK_S):
@@ -393,23 +396,27 @@ def _bank_gauges(name: str, reading: BankReading) -> Iterable[Gauge]:
                     )
 
 
-async def _run_and_close(
-    run: Callable[[], Coroutine[Any, Any, None]], close: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
+async def _wait_ready(is_ready: Step) -> None:
+    """Give a driver's child a moment; without it its devices are unavailable, which is no reason not to start."""
+    try:
+        async with asyncio.timeout(_FIRST_LOOK_S):
+            await is_ready()
+    except (TimeoutError, SwingbusError) as error:
+        _log.warning("driver_not_ready", message=str(error) or "no sign of life")
+
+
+async def _run_and_close(run: Step, close: Step) -> None:
     try:
         await run()
     finally:
         await close()
 
 
-def build_banks(
-    settings: AgentSettings, clock: Clock
-) -> tuple[
-    list[Callable[[], Coroutine[Any, Any, None]]], list[BankPort], list[Callable[[], Coroutine[Any, Any, None]]]
-]:
-    """Return drivers to run, banks, and what closes them. Without `writes` no write path is loaded at all."""
-    drivers: list[Callable[[], Coroutine[Any, Any, None]]] = []
-    closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
+def build_banks(settings: AgentSettings, clock: Clock) -> tuple[list[Step], list[Step], list[BankPort], list[Step]]:
+    """Return drivers to run, what tells that they are up, banks, and what closes them. Without `writes` no write path is loaded at all."""
+    drivers: list[Step] = []
+    readiness: list[Step] = []
+    closers: list[Step] = []
     banks: list[BankPort] = []
     miners = [miner for bank in settings.banks for miner in bank.miners]
     asic_driver = None
@@ -418,6 +425,7 @@ def build_banks(
 
         asic_driver = AsicDriver(miners, AsicSettings(max_concurrent=settings.sampling.asic_concurrency))
         drivers.append(asic_driver.run)
+        readiness.append(asic_driver.wait_ready)
     gpu_banks = [bank for bank in settings.banks if bank.kind is Kind.GPU]
     wants_gpus = bool(gpu_banks) or not settings.banks
     gpu_host = None
@@ -477,7 +485,7 @@ def build_banks(
                 period_s=settings.sampling.gpu_period_s,
             )
         )
-    return drivers, banks, closers
+    return drivers, readiness, banks, closers
 
 
 def _workload_factory(

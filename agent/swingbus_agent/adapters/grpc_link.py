@@ -90,11 +90,11 @@ class GrpcLink:
             call.cancel()
 
     @asynccontextmanager
-    async def open_control(self, report: AgentReport) -> AsyncIterator[GrpcControlSession]:
+    async def open_control(self, report: AgentReport, ticket: str) -> AsyncIterator[GrpcControlSession]:
         call = self._stub().StreamControl()
         try:
             hello = pb.ControlHello(
-                agent=self._agent, instance_uid=self._instance_uid, effective=report_to_proto(report)
+                agent=self._agent, instance_uid=self._instance_uid, effective=report_to_proto(report), ticket=ticket
             )
             await _write(call, pb.StreamControlRequest(hello=hello), self._timeout_s, self._target)
             yield GrpcControlSession(call, timeout_s=self._timeout_s, target=self._target)
@@ -152,8 +152,8 @@ class GrpcControlSession:
         message = pb.StreamControlRequest(effective=report_to_proto(report))
         await _write(self._call, message, self._timeout_s, self._target)
 
-    async def send_renewal(self, sent_boottime_ns: int) -> None:
-        message = pb.StreamControlRequest(renewal=pb.Renewal(sent_boottime_ns=sent_boottime_ns))
+    async def send_renewal(self, sent_boottime_ns: int, ticket: str) -> None:
+        message = pb.StreamControlRequest(renewal=pb.Renewal(sent_boottime_ns=sent_boottime_ns, ticket=ticket))
         await _write(self._call, message, self._timeout_s, self._target)
 
     async def receive(self) -> ControlMessage | MalformedOrder:

@@ -102,12 +102,14 @@ class Obedience:
         told: AgentReport | None = None
         told_s = float("-inf")
         while True:
+            report = self._steward.report()
             now_s = self._clock.boottime_s()
-            if now_s >= self._renew_at_s:
+            # A grant is over, or what is held is known at last: what the controller decides on hearing it must be dated
+            # after it, so the fresh ticket goes first.
+            if now_s >= self._renew_at_s or (told is not None and _standing(told) != _standing(report)):
                 self._renew_at_s = now_s + self._ttl_s / 3
                 sent_ns = self._clock.boottime_ns()
                 await session.send_renewal(sent_ns, self._steward.issue_ticket())
-            report = self._steward.report()
             if told is None or now_s - told_s >= self._report_period_s or _is_news(told, report):
                 await session.send_report(report)
                 told, told_s = report, now_s
@@ -119,6 +121,10 @@ class Obedience:
                 await self._clock.sleep(_DEBOUNCE_S)
             except TimeoutError:
                 continue
+
+
+def _standing(report: AgentReport) -> tuple[tuple[str, bool, bool, bool], ...]:
+    return tuple((bank.bank, bank.is_lapsed, bank.is_lost, bank.reported_w is None) for bank in report.banks)
 
 
 def _is_news(before: AgentReport, now: AgentReport) -> bool:

@@ -16,7 +16,7 @@ from swingbus.clock import Clock
 from swingbus.faults import SwingbusError
 from swingbus_agent.app.backoff import Backoff
 from swingbus_agent.app.rounds import Rounds
-from swingbus_agent.domain.spool_policy import Sending, begin_sending, is_rolled_back, sent, settled
+from swingbus_agent.domain.spool_policy import Acknowledged, Sending, begin_sending, is_rolled_back, sent, settled
 from swingbus_agent.ports.link import ControllerLink, TelemetryHello, TelemetrySession
 from swingbus_agent.ports.spool import Spool
 
@@ -103,7 +103,10 @@ class Reporter:
         while True:
             answer = await session.receive()
             refused = [sequence for sequence, _ in answer.rejected]
-            await self._spool.acknowledge(answer.acknowledged, refused)
+            on_way = () if self._sending is None else self._sending.in_flight
+            # What was told before was deleted then: only ranges that hold something on its way are new.
+            ranges = tuple(pair for pair in answer.acknowledged.ranges if any(pair[0] <= s <= pair[1] for s in on_way))
+            await self._spool.acknowledge(Acknowledged(up_to=answer.acknowledged.up_to, ranges=ranges), refused)
             for sequence, reason in answer.rejected:
                 self._rounds.tell("batch_refused", f"the controller refused batch {sequence} for ever: {reason}")
             if self._sending is not None:

@@ -101,8 +101,6 @@ class Steward:
         self._marker = 0
         self._refusal = ""
         self._report_count = 0
-        self._ticket = ""
-        self._tickets: dict[int, str] = {}
         self.load_faults: list[str] = []
 
     # Start.
@@ -184,7 +182,8 @@ class Steward:
         bank.floor_w = floor_w
         notices = bank.execution.observe(reading.views, reading.units, now_s)
         governor, name = self.governor, bank.spec.bank
-        if bank.counting is not None and self._has_looked(bank, reading, now_s):
+        has_looked = self._has_looked(bank, reading, now_s)
+        if bank.counting is not None and has_looked:
             before = governor.allowance(name, now_s)
             governor.observe(
                 name,
@@ -198,7 +197,7 @@ class Steward:
         if stuck != bank.stuck:
             bank.stuck = stuck
             self._choose(bank)
-        elif bank.order is not None and not bank.aims:
+        elif bank.order is not None and not bank.aims and has_looked:
             self._choose(bank)
         return notices
 
@@ -231,15 +230,9 @@ class Steward:
 
     # Messages.
 
-    def issue_ticket(self, sent_boottime_ns: int | None = None) -> None:
-        """Note that a hello or a renewal goes out now: what answers it is dated from here."""
-        ticket = self.governor.issue_ticket(self._clock.boottime_s())
-        if sent_boottime_ns is None:
-            self._ticket = ticket
-        else:
-            self._tickets[sent_boottime_ns] = ticket
-            while len(self._tickets) > 16:
-                del self._tickets[next(iter(self._tickets))]
+    def issue_ticket(self) -> str:
+        """Return a ticket for a hello or a renewal that goes out now: what answers it is dated from here."""
+        return self.governor.issue_ticket(self._clock.boottime_s())
 
     def note_marker(self, epoch: int, marker: int) -> None:
         """Remember when a control message came in."""
@@ -261,7 +254,7 @@ class Steward:
         """Fence this agent to an epoch; watts stay as they are."""
         now_s = self._clock.boottime_s()
         outcome = self.governor.receive(
-            Desired(epoch=adopt.epoch, controller_instance=adopt.controller_instance, ticket=self._ticket, ttl_s=0.0),
+            Desired(epoch=adopt.epoch, controller_instance=adopt.controller_instance, ticket=adopt.ticket, ttl_s=0.0),
             now_s,
         )
         if outcome.epoch_verdict is not Verdict.ACCEPTED:
@@ -288,7 +281,7 @@ class Steward:
             self.note_marker(order.epoch, order.marker)
         if held is not None and (order.epoch, order.generation) <= (held.epoch, held.generation):
             if (order.epoch, order.generation) < (held.epoch, held.generation) or order.hash == held.hash:
-                await self._renew(order.ttl_s)
+                await self._renew(order.ttl_s, order.ticket)
                 return
             self.refuse(f"generation {order.generation} of epoch {order.epoch} came twice with different content")
             return
@@ -307,9 +300,8 @@ class Steward:
             return
         wrong = [f"bank {name}: {verdict.value}" for name, verdict in outcome.banks if verdict not in _TAKEN]
         refused = {name for name, verdict in outcome.banks if verdict not in _TAKEN}
-        kept_banks = tuple(
-            self._held_order(bank.bank) or bank if bank.bank in refused else bank for bank in order.banks
-        )
+        held_banks = [self._held_order(bank.bank) if bank.bank in refused else bank for bank in order.banks]
+        kept_banks = tuple(bank for bank in held_banks if bank is not None)
         await self._keep(replace(self._kept, order=replace(order, banks=kept_banks)))
         await self._persist(outcome.persist)
         self._refusal = f"generation {order.generation}: {'; '.join(wrong)}" if wrong else ""
@@ -332,24 +324,23 @@ class Steward:
     async def take_renewal(self, reply: RenewalReply) -> None:
         """Let the grants live longer, from when the renewal was sent."""
         self.note_marker(reply.epoch, reply.marker)
-        ticket = self._tickets.pop(reply.sent_boottime_ns, None)
-        if ticket is None or reply.epoch != self.fence_epoch:
-            return
-        self._ticket = ticket
-        await self._renew(reply.ttl_s)
+        if reply.epoch == self.fence_epoch:
+            await self._renew(reply.ttl_s, reply.ticket)
 
-    async def _renew(self, ttl_s: float) -> None:
+    async def _renew(self, ttl_s: float, ticket: str) -> None:
         order = self._kept.order
         if order is None or order.epoch != self.fence_epoch:
             return
-        outcome = self.governor.receive(self._desired(replace(order, ttl_s=ttl_s)), self._clock.boottime_s())
+        outcome = self.governor.receive(
+            self._desired(replace(order, ttl_s=ttl_s, ticket=ticket)), self._clock.boottime_s()
+        )
         await self._persist(outcome.persist)
 
     def _desired(self, order: AgentOrder) -> Desired:
         return Desired(
             epoch=order.epoch,
             controller_instance=order.controller_instance,
-            ticket=self._ticket,
+            ticket=order.ticket,
             ttl_s=order.ttl_s,
             grants=tuple(
                 BankGrant(

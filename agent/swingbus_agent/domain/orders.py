@@ -76,6 +76,7 @@ class AgentOrder:
     banks: tuple[BankOrder, ...]
     marker: int
     ttl_s: float
+    ticket: str = ""  # echo of the newest ticket on this stream: dates the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,7 @@ class AdoptOrder:
     controller_instance: str
     marker: int
     counting: tuple[BankCounting, ...] = ()
+    ticket: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,7 @@ class RenewalReply:
     epoch: int
     ttl_s: float
     marker: int
+    ticket: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
