@@ -70,7 +70,7 @@ def make_batch(
     energy_j: float | None = None,
     boottime_s: float | None = None,
     events: Sequence[link_pb2.AgentEvent] = (),
-    conditions: Sequence[int] | None = None,
+    conditions: Sequence[link_pb2.DeviceCondition] | None = None,
     uptime_s: float = 1000.0,
     meter_index: int = 0,
 ) -> link_pb2.TelemetryBatch:
