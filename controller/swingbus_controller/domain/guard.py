@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from swingbus_controller.domain.bank import BankState
 from swingbus_controller.domain.budget import Ledger
 from swingbus_controller.domain.budget_events import GrantIssued, GrantKind, GroupExceeded
+from swingbus_controller.domain.claims import FeederView
 from swingbus_controller.domain.decisions import decide_shrink, shrink_bound_w
 from swingbus_controller.domain.settle import TOLERANCE_W
 
@@ -99,6 +100,8 @@ class _Shed:
         self._targets: dict[str, float] = {}
         self._cuts: dict[str, float] = {}
         self._answering: dict[str, bool] = {}
+        self._bounds: dict[str, float | None] = {}
+        self._terms: dict[str, tuple[FeederView, float]] = {}
         for bank in ledger.bank_names():
             newest = ledger.newest_grant(bank)
             state = ledger.state(bank, now_s)
@@ -115,18 +118,19 @@ class _Shed:
 
     def need_w(self, feeder: str) -> float:
         """Return the watts still to be freed at a feeder after the cuts so far."""
-        ledger = self._ledger
-        view = ledger.feeder_view(feeder, self._now_s)
-        paper_w = ledger.claimed_w(feeder, targets=self._targets) + view.uncontrolled_w + view.margin_w - view.limit_w
-        overload_w = _overload_w(ledger, feeder, self._now_s)
-        if overload_w > 0.0:
-            coming_w = view.claimed_w - ledger.claimed_w(feeder, targets=self._targets)
-            return max(paper_w, overload_w - coming_w)
-        return paper_w
+        terms = self._terms.get(feeder)
+        if terms is None:
+            terms = self._ledger.feeder_view(feeder, self._now_s), _overload_w(self._ledger, feeder, self._now_s)
+            self._terms[feeder] = terms
+        view, overload_w = terms
+        target_w = self._ledger.claimed_w(feeder, targets=self._targets)
+        paper_w = target_w + view.uncontrolled_w + view.margin_w - view.limit_w
+        # What the meter shows above the limit is not paper: cuts on their way count against it.
+        return max(paper_w, overload_w - (view.claimed_w - target_w)) if overload_w > 0.0 else paper_w
 
     def withdraw(self, bank: str) -> None:
         """Take back a raise that may not have arrived yet: while I1 is false nothing may rise any more."""
-        bound_w = shrink_bound_w(self._ledger, bank, self._now_s)
+        bound_w = self._bound_w(bank)
         newest = self._ledger.newest_grant(bank)
         if bound_w is not None and newest is not None and bound_w < min(newest.grant_w, self._cut_or_inf(bank)):
             self._set(bank, bound_w)
@@ -134,7 +138,7 @@ class _Shed:
     def cut(self, step: ShedStep, need_w: float) -> None:
         """Cut one bank by up to `need_w` (watts at its own feeder), not below the step's floor."""
         bank = step.bank
-        bound_w = shrink_bound_w(self._ledger, bank, self._now_s)
+        bound_w = self._bound_w(bank)
         newest = self._ledger.newest_grant(bank)
         if bound_w is None or newest is None or not self._answering[bank]:
             return
@@ -155,6 +159,11 @@ class _Shed:
                 grants.append(decision)
         return tuple(grants)
 
+    def _bound_w(self, bank: str) -> float | None:
+        if bank not in self._bounds:
+            self._bounds[bank] = shrink_bound_w(self._ledger, bank, self._now_s)
+        return self._bounds[bank]
+
     def _cut_or_inf(self, bank: str) -> float:
         return self._cuts.get(bank, math.inf)
 
@@ -173,8 +182,16 @@ def _overload_w(ledger: Ledger, feeder: str, now_s: float) -> float:
 
 
 def _is_paper_only(ledger: Ledger, feeder: str, now_s: float) -> bool:
-    """Tell whether, just after a start, live meters show that only our own ignorance exceeds the limit."""
+    """Tell whether, just after a start, live meters show that only our own ignorance exceeds the limit.
+
+    What we have granted ourselves since is no ignorance: if that alone exceeds, it is cut.
+    """
     if now_s - ledger.started_s > ledger.settings.adopt_grace_s:
+        return False
+    grants = {bank: ledger.newest_grant(bank) for bank in ledger.bank_names()}
+    own_w = {bank: 0.0 if grant is None else grant.grant_w for bank, grant in grants.items()}
+    view = ledger.feeder_view(feeder, now_s)
+    if ledger.claimed_w(feeder, targets=own_w) + view.uncontrolled_w + view.margin_w > view.limit_w + TOLERANCE_W:
         return False
     upper_w = metered_upper_w(ledger, feeder, now_s)
     if upper_w is None:
