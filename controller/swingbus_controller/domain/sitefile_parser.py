@@ -273,7 +273,8 @@ def _classes(tables: tuple[StrictTable, ...], faults: Faults) -> tuple[dict[str,
         )
         if kind is DeviceKind.ASIC and spec.factors.asic_boot_w == 0.0:
             table.fault("boot_w", "is missing; an ASIC draws more while it starts, write its boot draw in watts")
-        if spec.floor_w > spec.ceiling_w:
+        # A ceiling of 0 W stands in for a faulty one, which is told already.
+        if 0.0 < spec.ceiling_w < spec.floor_w:
             table.fault("floor_w", f"{spec.floor_w:g} W is above the ceiling of {spec.ceiling_w:g} W")
         workloads = table.table("workloads")
         by_mode = {
@@ -330,7 +331,7 @@ def _points(
                 "counted_w",
                 f"{counted:g} W is below the {by_rule_w:g} W of the rule; set commissioned = true and the measured factors",
             )
-        if power_w > spec.ceiling_w:
+        if 0.0 < spec.ceiling_w < power_w:
             entry.fault("power_w", f"{power_w:g} W is above the ceiling of {spec.ceiling_w:g} W")
         point = ClassPoint(
             name=name,
@@ -382,6 +383,8 @@ def _banks(
             if not classes:
                 table.fault("class", f"{class_name!r} is not declared; write it as [[class]]")
             continue
+        if spec.ceiling_w <= 0.0:
+            continue  # told at the class
         unit_size = classes[class_name].unit_size
         if device_count % unit_size:
             table.fault("device_count", f"{device_count} is no multiple of the class's unit_size {unit_size}")

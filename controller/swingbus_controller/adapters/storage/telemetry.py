@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS evidence (kind TEXT NOT NULL, key TEXT NOT NULL, at_u
   PRIMARY KEY (kind, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS evidence_by_time ON evidence (kind, at_unix_s);
 """
-_INSERT = "INSERT OR IGNORE INTO batches VALUES (?,?,?,?,?,?,?,?)"
+_INSERT = "INSERT INTO batches VALUES (?,?,?,?,?,?,?,?)"
 _ADD_METER = """
 INSERT INTO meter_intervals VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
   covered_s = covered_s + excluded.covered_s, weighted_ws = weighted_ws + excluded.weighted_ws,
@@ -110,6 +110,7 @@ class SqliteTelemetry:
         meters: dict[tuple[str, int], MeterTotals] = {}
         banks: dict[tuple[int, str, str], BankInterval] = {}
         fresh: dict[int, tuple[list[int], int, float]] = {}
+        new_keys: set[int] = set()
         conflicts: list[tuple[int, int]] = []
         repeated_count = 0
         db = self._db
@@ -118,29 +119,26 @@ class SqliteTelemetry:
             try:
                 for batch in batches:
                     key = batch.spool_id << _SPOOL_SHIFT | batch.sequence
-                    is_known = batch.sequence in self._spools[batch.spool_id][0]
-                    is_new = (
-                        not is_known
-                        and db.execute(
-                            _INSERT,
-                            (
-                                key,
-                                batch.inventory_id,
-                                batch.received_unix_s,
-                                batch.sample_unix_s,
-                                batch.sample_boottime_ns,
-                                batch.boot_id,
-                                batch.sample_count,
-                                batch.payload,
-                            ),
-                        ).rowcount
-                    )
-                    if not is_new:
+                    if batch.sequence in self._spools[batch.spool_id][0] or key in new_keys:
                         if self._is_same(key, batch):
                             repeated_count += 1
                         else:
                             conflicts.append((batch.spool_id, batch.sequence))
                         continue
+                    db.execute(
+                        _INSERT,
+                        (
+                            key,
+                            batch.inventory_id,
+                            batch.received_unix_s,
+                            batch.sample_unix_s,
+                            batch.sample_boottime_ns,
+                            batch.boot_id,
+                            batch.sample_count,
+                            batch.payload,
+                        ),
+                    )
+                    new_keys.add(key)
                     sequences, samples, newest_s = fresh.get(batch.spool_id, ([], 0, 0.0))
                     sequences.append(batch.sequence)
                     fresh[batch.spool_id] = (
