@@ -8,6 +8,7 @@ less than its energy counter counts as what the counter says.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ from swingbus_controller.domain.frames import BankInventory, MeterFrame
 from swingbus_controller.domain.reports import MeterWindow
 
 # A gap between two measurements longer than this many windows is not bridged.
-MAX_GAP_WINDOWS = 3.5
+MAX_GAP_WINDOWS = 6.5
+DATED_READINGS = 240
+COUNTER_AGREES_RATIO = 0.1
 VOLTAGE_LOW_PU, VOLTAGE_HIGH_PU = 0.9, 1.1
 RESTARTS_FOR_DISTURBANCE = 3
 
@@ -23,56 +26,78 @@ RESTARTS_FOR_DISTURBANCE = 3
 @dataclass(frozen=True, slots=True)
 class _Last:
     boot_id: str
-    measurement_count: int | None
+    count: int | None
     end_s: float
     energy_j: float | None
 
 
 class WindowMaker:
-    """Turns one meter's readings into windows that touch but never overlap."""
+    """Turns one meter's readings into windows that touch but never overlap.
+
+    An agent dates each reading as early as it can have begun, so single dates jump by a sampling period. A meter that counts its
+    measurements ends each of them a whole window after the one before: with W the window and B unknown, measurement n ends at B + n W,
+    and every reading's date says B >= date - n W. The greatest of these is the best date that is still never too late.
+    """
 
     def __init__(self, feeder: str, reader: str) -> None:
         self._feeder = feeder
         self._reader = reader
         self._last: _Last | None = None
+        self._bounds: deque[float] = deque(maxlen=DATED_READINGS)
 
     def take(self, frame: MeterFrame, boot_id: str) -> MeterWindow | None:
         """Return the window that this reading closes; None for a repeat, the first after a gap, or no reading."""
-        last = self._last
         if frame.power_w is None or math.isnan(frame.power_w):
             return None
-        if last is not None and boot_id == last.boot_id:
-            is_repeat = frame.measurement_count is not None and frame.measurement_count == last.measurement_count
-            if is_repeat or frame.window_end_boottime_s <= last.end_s:
-                return None
-        self._last = _Last(boot_id, frame.measurement_count, frame.window_end_boottime_s, frame.energy_j)
+        last = self._last
         length_s = frame.window_end_boottime_s - frame.window_start_boottime_s
-        if (
-            last is None
-            or boot_id != last.boot_id
-            or frame.window_end_boottime_s - last.end_s > MAX_GAP_WINDOWS * length_s
-        ):
+        if last is not None and (boot_id != last.boot_id or (frame.measurement_count or 0) < (last.count or 0)):
+            # Another boot, or a meter that began to count anew: nothing before compares.
+            self._bounds.clear()
+            last = None
+        if last is not None and frame.measurement_count is not None and frame.measurement_count == last.count:
             return None
-        mean_w = frame.power_w
-        if (
-            frame.energy_j is not None
-            and last.energy_j is not None
-            and frame.window_end_boottime_s - last.end_s > 1.5 * length_s
-        ):
-            # A measurement was missed: what the counter gained in between may be more than the reading says.
-            mean_w = max(mean_w, (frame.energy_j - last.energy_j) / (frame.window_end_boottime_s - last.end_s))
+        end_s = self._end_s(frame, length_s)
+        if last is not None and end_s <= last.end_s:
+            return None
+        self._last = _Last(boot_id, frame.measurement_count, end_s, frame.energy_j)
+        if last is None or end_s - last.end_s > MAX_GAP_WINDOWS * length_s:
+            return None
+        mean_w = _mean_w(frame.power_w, last.energy_j, frame.energy_j, end_s - last.end_s, length_s)
+        product_w = _product_w(frame)
         return MeterWindow(
             feeder=self._feeder,
             reader=self._reader,
             boot_id=boot_id,
             start_s=last.end_s,
-            end_s=frame.window_end_boottime_s,
+            end_s=end_s,
             mean_w=mean_w,
             energy_start_j=last.energy_j,
             energy_end_j=frame.energy_j,
-            product_w=_product_w(frame),
+            # The product belongs to the reading; what it says of the reading it says of the window.
+            product_w=product_w if product_w is None or frame.power_w <= 0.0 else product_w * mean_w / frame.power_w,
             marker=(frame.marker_epoch, frame.marker) if frame.marker_epoch else None,
         )
+
+    def _end_s(self, frame: MeterFrame, length_s: float) -> float:
+        if frame.measurement_count is None:
+            return frame.window_end_boottime_s
+        self._bounds.append(frame.window_end_boottime_s - frame.measurement_count * length_s)
+        return max(self._bounds) + frame.measurement_count * length_s
+
+
+def _mean_w(
+    power_w: float, energy_start_j: float | None, energy_end_j: float | None, span_s: float, length_s: float
+) -> float:
+    """Return the mean over a span that may hold more than one measurement.
+
+    The counter knows the whole span, the reading only its last part. Where the two are far apart the reading is kept, and the
+    disagreement makes the window worthless as evidence.
+    """
+    if span_s <= 1.5 * length_s or energy_start_j is None or energy_end_j is None:
+        return power_w
+    counted_w = (energy_end_j - energy_start_j) / span_s
+    return counted_w if abs(counted_w - power_w) <= COUNTER_AGREES_RATIO * power_w else power_w
 
 
 def _product_w(frame: MeterFrame) -> float | None:
