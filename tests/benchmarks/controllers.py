@@ -23,11 +23,16 @@ class RunningController:
 @contextmanager
 def controller(site: Path) -> Iterator[RunningController]:
     """Run the program on a site file until the block ends."""
-    folder = site.parent
-    ready, log = folder / "ready", folder / "controller.log"
+    command = ["swingbus_controller.main", "run", "--config", str(site)]
+    with server([*command, "--ready-file", str(site.parent / "ready"), "--log-level", "warning"], site.parent) as found:
+        yield found
+
+
+@contextmanager
+def server(module: list[str], folder: Path) -> Iterator[RunningController]:
+    """Run a Python module that writes its port to `folder`/ready until the block ends."""
+    ready, log = folder / "ready", folder / "server.log"
     ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "swingbus_controller.main", "run", "--config", str(site)]
-    command += ["--ready-file", str(ready), "--log-level", "warning"]
-    with running(command, log) as process:
+    with running([sys.executable, "-m", *module], log) as process:
         port = wait_for_file(ready, process, log)
         yield RunningController(pid=process.pid, endpoint=f"127.0.0.1:{port}", log=log)

@@ -22,7 +22,7 @@ from swingbus.fleet.v1alpha import fleet_service_pb2, fleet_service_pb2_grpc
 from swingbus.rpc.channel import open_channel
 from swingbus_agent.domain.readings import Kind
 from tests.benchmarks.certificates import VIEWER, make_authority
-from tests.benchmarks.controllers import RunningController, controller
+from tests.benchmarks.controllers import RunningController, controller, server
 from tests.benchmarks.figure import Figure, check
 from tests.benchmarks.procs import environment
 from tests.benchmarks.settings import Settings
@@ -88,9 +88,9 @@ def _run(settings: Settings, authority: str) -> tuple[float, dict[str, object]]:
         folder = Path(name)
         bundles = make_authority(folder, agents)
         site = container_site(folder, agents, authority=authority)
-        with controller(site) as server:
-            seen = _load(settings, server, bundles, agents)
-            asyncio.run(_verify(server, bundles, seen["streams"]))
+        with controller(site) as running:
+            seen = _load(settings, running, bundles, agents)
+            asyncio.run(_verify(running, bundles, seen["streams"]))
         _compare_bytes(folder / "data" / "telemetry.sqlite", agents, seen["streams"])
     check(
         all(s["in_flight_max"] <= seen["credit"] for s in seen["streams"].values()),
@@ -135,6 +135,20 @@ def _load(settings: Settings, server: RunningController, bundles: Path, agents: 
     )
     check(done.returncode == 0, f"the load generator failed:\n{done.stderr[-2000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _run_bound(settings: Settings) -> float:
+    agents = [f"c{number:02d}" for number in range(STREAMS)]
+    with tempfile.TemporaryDirectory(prefix="swingbus-bench-") as name:
+        folder = Path(name)
+        bundles = make_authority(folder, agents)
+        with server(["tests.benchmarks.ingest_bound", str(folder)], folder) as running:
+            seen = _load(settings, running, bundles, agents)
+        database = sqlite3.connect(folder / "least.sqlite")
+        (stored,) = database.execute("SELECT COUNT(*) FROM batches").fetchone()
+        database.close()
+    check(stored == sum(s["acked"] for s in seen["streams"].values()), "the least server acknowledged what it has not")
+    return float(FIELD_SAMPLES * sum(w["batches"] for w in seen["windows"]) / sum(w["cpu_s"] for w in seen["windows"]))
 
 
 async def _verify(server: RunningController, bundles: Path, streams: dict[str, dict[str, int]]) -> None:
