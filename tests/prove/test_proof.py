@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
@@ -16,7 +17,9 @@ BAR = 3_000
 
 # Where the search for each bug begins, so that a test run does not repeat hundreds of innocent histories: a few seeds
 # before one that was found guilty. `make prove` counts from seed 0. After a change of the model these only cost time.
-BEGIN: Mapping[str, int] = {}
+BEGIN: Mapping[str, int] = MappingProxyType(
+    {"cut below worst case": 320, "freed by time": 140, "sent before journal": 400, "ack taken as evidence": 45}
+)
 
 
 @pytest.mark.slow

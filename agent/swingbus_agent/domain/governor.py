@@ -24,12 +24,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
 
-from swingbus.faults import InvalidInput, NotFound
+from swingbus.faults import NotFound
+from swingbus_agent.domain.governor_words import (
+    Allowance,
+    AppliedNow,
+    GovernedBank,
+    GovernorReport,
+    GovernorSettings,
+    Outcome,
+    Verdict,
+    WriteStart,
+)
 from swingbus_agent.domain.grant import (
     BankGrant,
     Desired,
@@ -39,118 +48,19 @@ from swingbus_agent.domain.grant import (
     safe_share_w,
 )
 
+__all__ = [
+    "Allowance",
+    "AppliedNow",
+    "GovernedBank",
+    "Governor",
+    "GovernorReport",
+    "GovernorSettings",
+    "Outcome",
+    "Verdict",
+    "WriteStart",
+]
+
 TOLERANCE_W = 1e-6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GovernorSettings:
-    """Times of the agent's side.
-
-    Attributes:
-        ttl_max_s: a controller cannot lend for longer than this, whatever it says.
-        quarantine_s: longest known delay of the firmware's writes (at least 60 s) and two windows.
-        refresh_s: how far the lease on disk may lag behind the living one.
-        above_count: samples above the grant before the agent sheds unasked.
-    """
-
-    ttl_max_s: float = 120.0
-    quarantine_s: float = 62.0
-    refresh_s: float = 30.0
-    above_count: int = 2
-
-    def __post_init__(self) -> None:
-        if not (self.ttl_max_s > 0.0 and self.quarantine_s >= 0.0 and self.refresh_s > 0.0 and self.above_count >= 1):
-            raise InvalidInput("governor times must be above 0, quarantine 0 or more.", reason="BAD_GOVERNOR")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GovernedBank:
-    """One bank as the governor sees it.
-
-    Attributes:
-        devices: names of all its devices.
-        device_ceiling_w: what a device that is not held counts at (counted watts, as `BankSpec` has them).
-        overhead_ratio: watts at the feeder per counted device watt, less 1 (cooling and losses).
-        safe_share_w: what it falls to at most when nobody renews.
-    """
-
-    name: str
-    devices: tuple[str, ...]
-    device_ceiling_w: float
-    overhead_ratio: float = 0.0
-    safe_share_w: float = 0.0
-    schedule: tuple[SafeShareStep, ...] = ()
-
-
-class Verdict(Enum):
-    """What became of one grant in a message."""
-
-    ACCEPTED = "accepted"  # in force once it is on disk
-    RENEWED = "renewed"  # the same grant, living longer
-    OLD_EPOCH = "old-epoch"
-    OTHER_INSTANCE = "other-instance"  # same epoch, another controller
-    OLD_GENERATION = "old-generation"
-    CHANGED = "changed"  # same generation, other watts: never taken
-    UNKNOWN_TICKET = "unknown-ticket"  # answers nothing that this run asked: its age is not known
-    LAPSED = "lapsed"  # this grant is over; only a newer one lifts it
-    NOT_FOR_THIS_RUN = "not-for-this-run"  # memory is lost; made for another run of the agent
-    UNKNOWN_BANK = "unknown-bank"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of a message; nothing accepted is in force until `persist` is on disk and confirmed."""
-
-    epoch_verdict: Verdict
-    banks: tuple[tuple[str, Verdict], ...] = ()
-    persist: DurableState | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
-    """What the executor must obey now: watts at the feeder, and whether any device may be raised."""
-
-    watts: float
-    may_raise: bool
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteStart:
-    """Whether a device write may be dispatched (after `persist` is on disk and confirmed, where given)."""
-
-    may_write: bool
-    why: str
-    persist: DurableState | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppliedNow:
-    """Everything of the grant is read back, at `at_s`."""
-
-    epoch: int
-    generation: int
-    at_s: float
-    counted_w: float
-    unheld_count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GovernorReport:
-    """What the agent tells of one bank."""
-
-    bank: str
-    instance: str
-    boot_id: str
-    fence_epoch: int
-    fence_instance: str
-    grant_epoch: int
-    grant_generation: int
-    grant_w: float | None
-    reported_w: float | None
-    is_lapsed: bool
-    is_lost: bool
-    applied: AppliedNow | None
 
 
 class _Bank:
@@ -220,7 +130,13 @@ class Governor:
         if not same_boot:
             # A lease counts on the clock of one boot only.
             ended = {name: replace(grant, lease_until_s=0.0) for name, grant in self._durable.grants.items()}
-            self._durable = replace(self._durable, boot_id=boot_id, grants=ended)
+            # So does a schedule: of one from another boot only its lowest step is sure.
+            lowest = {
+                name: (SafeShareStep(from_s=0.0, watts=min(step.watts for step in steps)),)
+                for name, steps in self._durable.safe_shares.items()
+                if steps
+            }
+            self._durable = replace(self._durable, boot_id=boot_id, grants=ended, safe_shares=lowest)
         self._staged = self._durable  # the newest state handed out to be stored; in force only once confirmed
         for bank in self._banks.values():
             bank.grant = self._durable.grants.get(bank.shape.name)
@@ -281,9 +197,11 @@ class Governor:
                     grant_w=grant.grant_w,
                     lease_until_s=bank.lease_until_s if is_blind else lease_until_s,
                 )
+        shares = {**self._staged.safe_shares, **{n: s for n, s in desired.safe_shares.items() if n in self._banks}}
+        is_new = desired.epoch > self._staged.fence_epoch or shares != self._staged.safe_shares
         persist = None
-        if desired.epoch > self._staged.fence_epoch or any(v is Verdict.ACCEPTED for _, v in verdicts):
-            persist = self._next(grants=grants, fence=fence)
+        if is_new or any(verdict is Verdict.ACCEPTED for _, verdict in verdicts):
+            persist = self._next(grants=grants, fence=fence, safe_shares=shares)
         return Outcome(epoch_verdict=Verdict.ACCEPTED, banks=tuple(verdicts), persist=persist)
 
     def _judge(self, grant: BankGrant, epoch: int, lease_until_s: float, now_s: float) -> Verdict:
@@ -511,6 +429,10 @@ class Governor:
             applied=state.applied,
         )
 
+    def safe_shares(self, bank: str) -> tuple[SafeShareStep, ...]:
+        """Return the schedule in force, to be told to the controller: only what is on disk is acknowledged."""
+        return self._durable.safe_shares.get(bank, self._bank(bank).shape.schedule)
+
     def counted_w(self, bank: str) -> float | None:
         """Return what the bank counted at in the last read-back, None before the first."""
         return self._bank(bank).counted_w
@@ -530,7 +452,8 @@ class Governor:
 
     def _fall(self, state: _Bank, now_s: float) -> float:
         """Return min(durable grant, safe share so far, what is read back after a loss of memory), never rising."""
-        watts = safe_share_w(state.shape.schedule, state.shape.safe_share_w, now_s)
+        schedule = self._durable.safe_shares.get(state.shape.name, state.shape.schedule)
+        watts = safe_share_w(schedule, state.shape.safe_share_w, now_s)
         if state.grant is not None:
             watts = min(watts, state.grant.grant_w)
         elif state.known_w is not None:
@@ -545,13 +468,20 @@ class Governor:
             return True  # once fallen, only a newer grant lifts it
         return now_s >= state.lease_until_s
 
-    def _next(self, *, grants: Mapping[str, DurableGrant], fence: tuple[int, str] | None = None) -> DurableState:
+    def _next(
+        self,
+        *,
+        grants: Mapping[str, DurableGrant],
+        fence: tuple[int, str] | None = None,
+        safe_shares: Mapping[str, tuple[SafeShareStep, ...]] | None = None,
+    ) -> DurableState:
         epoch, instance = fence or (self._staged.fence_epoch, self._staged.fence_instance)
         self._staged = DurableState(
             boot_id=self._boot_id,
             fence_epoch=epoch,
             fence_instance=instance,
             grants=grants,
+            safe_shares=self._staged.safe_shares if safe_shares is None else safe_shares,
             revision=self._staged.revision + 1,
         )
         return self._staged

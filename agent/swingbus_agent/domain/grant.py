@@ -47,6 +47,8 @@ class Desired:
     Attributes:
         ticket: the agent's own ticket that this answers; the grant's time counts from when that was sent.
         ttl_s: how long the grants last from then.
+        safe_shares: per bank the schedule to acknowledge (times on this host's CLOCK_BOOTTIME, earliest first); a bank
+            left out keeps the one it has.
     """
 
     epoch: int
@@ -54,6 +56,7 @@ class Desired:
     ticket: str
     ttl_s: float
     grants: tuple[BankGrant, ...] = ()
+    safe_shares: Mapping[str, tuple[SafeShareStep, ...]] = field(default_factory=dict)
     marker: Marker | None = None
 
 
@@ -81,6 +84,7 @@ class DurableState:
     fence_epoch: int = 0
     fence_instance: str = ""
     grants: Mapping[str, DurableGrant] = field(default_factory=dict)
+    safe_shares: Mapping[str, tuple[SafeShareStep, ...]] = field(default_factory=dict)
     revision: int = 0
 
 
@@ -101,7 +105,10 @@ def from_record(record: bytes) -> DurableState:
     try:
         fields: dict[str, Any] = json.loads(body)
         grants = {name: DurableGrant(**grant) for name, grant in fields.pop("grants").items()}
-        return DurableState(grants=grants, **fields)
+        safe_shares = {
+            name: tuple(SafeShareStep(**step) for step in steps) for name, steps in fields.pop("safe_shares").items()
+        }
+        return DurableState(grants=grants, safe_shares=safe_shares, **fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"the stored grants are of another shape: {error}.", reason="BAD_GRANTS") from error
 

@@ -178,6 +178,33 @@ def test_safe_share_schedule_picks_the_last_step_begun() -> None:
     assert [safe_share_w(steps, 9.0, at) for at in (5.0, 10.0, 25.0)] == [9.0, 5.0, 3.0]
 
 
+def test_a_safe_share_schedule_is_acknowledged_once_it_is_on_disk() -> None:
+    """Until then the old one counts; after a reboot only its lowest step is sure."""
+    agent = AgentDriver(safe_share_w=60.0)
+    agent.grant(200.0, 1, 20.0)
+    steps = (SafeShareStep(from_s=0.0, watts=55.0), SafeShareStep(from_s=100.0, watts=35.0))
+    outcome = agent.governor.receive(
+        Desired(
+            epoch=1,
+            controller_instance="one",
+            ticket=agent.governor.issue_ticket(21.0),
+            ttl_s=120.0,
+            safe_shares={"b": steps, "stranger": steps},
+        ),
+        21.0,
+    )
+    assert agent.governor.safe_shares("b") == ()
+    assert outcome.persist is not None
+    agent.governor.confirm(outcome.persist, 21.0)
+    assert agent.governor.safe_shares("b") == steps
+    agent.disk = from_record(to_record(outcome.persist))
+    assert agent.disk == outcome.persist
+    assert agent.watts(150.0) == 35.0
+    agent.boot_id = "boot-2"
+    agent.restart(5.0)
+    assert agent.watts(6.0) == 35.0
+
+
 def test_a_restart_in_the_same_boot_keeps_the_living_grant() -> None:
     """No flapping of miners when the agent is updated; the lease on disk lags by at most `refresh_s`."""
     agent = AgentDriver()
