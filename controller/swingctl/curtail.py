@@ -84,7 +84,7 @@ def mount(nouns: Nouns) -> None:
         help="how long, after notice and ramp: 1h, 90s",
     )
     start.add_argument(
-        "--feeder", type=argument(parse_id), default="", metavar="FEEDER", help="feeder id (default: the head feeder)"
+        "--feeder", type=argument(parse_id), metavar="FEEDER", help="feeder id (default: the head feeder)"
     )
     start.add_argument(
         "--notice",
@@ -143,7 +143,7 @@ def mount(nouns: Nouns) -> None:
 async def _start(session: Session, args: argparse.Namespace) -> int:
     request = pb.StartCurtailmentRequest(
         parent=await session.site(args.site),
-        feeder=args.feeder,
+        feeder=args.feeder or "",
         limit_w=args.limit,
         notice=to_duration(args.notice),
         ramp=to_duration(args.ramp),

@@ -114,13 +114,12 @@ async def follow(session: Session, site: str, after: int) -> AsyncGenerator[pb.W
             finally:
                 call.cancel()
         except HistoryCompacted:
-            newest = await session.call(
-                session.fleet.ListEvents, pb.ListEventsRequest(parent=site, newest_first=True, page_size=1)
-            )
+            oldest = await session.call(session.fleet.ListEvents, pb.ListEventsRequest(parent=site, page_size=1))
+            kept_after = oldest.events[0].revision - 1 if oldest.events else oldest.revision
             session.note(
-                f"events between revision {after} and {newest.revision} are no longer kept: going on from there"
+                f"events up to revision {kept_after} are no longer kept: going on from there, {after} was asked for"
             )
-            after = newest.revision
+            after = kept_after
         except Unreachable as error:
             wait_s = RETRY_S[min(failures, len(RETRY_S) - 1)]
             if failures == 0:

@@ -117,10 +117,7 @@ def show_feeder(session: Session, feeder: Feeder, answer: pb.GetFeederResponse) 
             ("kind", feeder.kind),
             ("limit in force", power(feeder.limit_w)),
             ("metered", power(optional(feeder, "metered_power_w"))),
-            (
-                "meter",
-                f"{feeder.meter or 'none'} ({feeder.meter_state or 'none'}, read {span(feeder, 'metered_age')} ago)",
-            ),
+            ("meter", _meter(feeder)),
             ("claimed", power(feeder.claimed_power_w)),
             ("uncontrolled", power(feeder.uncontrolled_power_w)),
             ("margin", power(feeder.margin_power_w)),
@@ -130,6 +127,13 @@ def show_feeder(session: Session, feeder: Feeder, answer: pb.GetFeederResponse) 
     if not session.as_json:
         session.line()
         session.table(_LIMITS, limit_rows(session, feeder.limits))
+
+
+def _meter(feeder: Feeder) -> str:
+    if not feeder.meter:
+        return "none"
+    read = f", read {span(feeder, 'metered_age')} ago" if feeder.HasField("metered_age") else ""
+    return f"{feeder.meter} ({feeder.meter_state}{read})"
 
 
 def limit_rows(session: Session, limits: Sequence[Limit]) -> list[list[str]]:

@@ -107,8 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def run(argv: Sequence[str], *, terminal: Terminal, clock: Clock) -> int:
-    """Parse, connect, carry out, close; return the exit code. Usage errors of argparse leave as SystemExit(2)."""
-    args = build_parser().parse_args(argv)
+    """Parse, connect, carry out, close; return the exit code."""
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as left:  # argparse has printed help or what is wrong
+        return left.code if isinstance(left.code, int) else USAGE
     as_json = args.output == "json"
     session: Session | None = None
     try:

@@ -30,10 +30,10 @@ COLUMNS = (
     Column(title="CLASS", shortens=True),
     Column(title="GPUS", right=True),
     Column(title="SERVED", right=True),
-    Column(title="MISSED", right=True),
+    Column(title="MISSED", right=True, droppable=True),
     Column(title="USD/GPU H", right=True),
     Column(title="UPTIME", right=True, droppable=True),
-    Column(title="START"),
+    Column(title="START", droppable=True),
     Column(title="END"),
     Column(title="BY", shortens=True, droppable=True),
 )

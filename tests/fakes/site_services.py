@@ -29,7 +29,7 @@ NOON = 1_795_435_200  # 2026-11-23 12:00:00 UTC
 def at(offset_s: float = 0.0) -> Timestamp:
     """Return noon of the tests' day, shifted."""
     stamp = Timestamp()
-    stamp.FromNanoseconds(round((NOON + offset_s) * 1e9))
+    stamp.FromNanoseconds(NOON * 10**9 + round(offset_s * 1e9))
     return stamp
 
 
@@ -54,7 +54,7 @@ class FakeSite:
     writes: list[tuple[str, Message]] = field(default_factory=list)
     fail_with: list[SwingbusError] = field(default_factory=list)  # the next calls raise these, one each
     delay_s: float = 0.0
-    oldest_kept_revision: int = 0
+    oldest_kept_revision: int = 0  # everything up to here is compacted away
 
     async def enter(self, request: Message, *, is_write: bool = False) -> None:
         """Count, wait and fail as told."""
@@ -139,7 +139,8 @@ class FakeFleet(fleet_grpc.FleetServiceServicer):
 
     async def ListEvents(self, request: Any, context: Any) -> Any:
         await self._site.enter(request)
-        chosen = [e for e in self._site.events if e.revision > request.after_revision]
+        after = max(request.after_revision, self._site.oldest_kept_revision)
+        chosen = [e for e in self._site.events if e.revision > after]
         chosen = [e for e in chosen if not request.kinds or e.kind in request.kinds]
         items, token = page(chosen[::-1] if request.newest_first else chosen, request)
         newest = max((e.revision for e in self._site.events), default=0)
