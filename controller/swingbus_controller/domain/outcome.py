@@ -266,13 +266,10 @@ class Outcome:
         result = []
         for i, name in enumerate(self.tree.names):
             view = self.tree.views[i]
-            usable_w = (
-                view.available_w * self.worth.policy.plan_fill_ratio if view.available_w > 0 else view.available_w
-            )
             found = blocker[i]
             result.append(
                 FeederOutlook(
-                    feeder=name, available_w=view.available_w, claimed_w=usable_w - self.tree.free_w[i],
+                    feeder=name, available_w=view.available_w, claimed_w=self.tree.claimed_w[i],
                     marginal_usd_per_mwh=marginal[i],
                     blocked_by=self.tree.names[found[1]] if found is not None and not marginal[i] else None,
                 )

@@ -38,6 +38,7 @@ class Headroom:
             raise InvalidInput(f"feeder {twice[0]!r} appears twice in the view", metadata={"feeder": twice[0]})
         # In an event available_w may be negative; a share of a negative number would be a gift.
         self.free_w = [f.available_w * fill_ratio if f.available_w > 0 else f.available_w for f in ordered]
+        self.claimed_w = [0.0] * len(ordered)
         self._paths: dict[str, Path] = {}
         for feeder in ordered:
             path: list[tuple[int, float]] = []
@@ -72,6 +73,7 @@ class Headroom:
         """Claim watts (or give them back, if negative) at every feeder of a path."""
         for i, multiplier in path:
             self.free_w[i] -= watts_w * multiplier
+            self.claimed_w[i] += watts_w * multiplier
 
     def units_that_fit(self, path: Path, watts_w: float, wanted: int) -> int:
         """Return how many times `watts_w` fits at every feeder of the path, at most `wanted`."""
@@ -79,6 +81,8 @@ class Headroom:
         for i, multiplier in path:
             if watts_w <= 0 or fits <= 0:
                 break
+            if math.isinf(self.free_w[i]):
+                continue  # nobody set a limit on this feeder
             fits = min(fits, math.floor((self.free_w[i] + EPSILON_W) / (watts_w * multiplier)))
         return max(0, fits)
 
