@@ -142,7 +142,8 @@ class ScriptedController(AgentLinkServiceServicer):
                 ack = pb.TelemetryAck(acked_sequence=up_to, acked_ranges=ranges, rejected=rejected)
                 yield pb.StreamTelemetryResponse(ack=ack)
 
-    async def StreamControl(self, request_iterator: Any, context: Any) -> Any:
+    # The generated type asks for an iterator of answers; grpc.aio also takes a servicer that writes to the context.
+    async def StreamControl(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         first = await anext(request_iterator)
         self._ticket = first.hello.ticket
         self.reports.append(first.hello.effective)

@@ -226,12 +226,12 @@ class SqliteSpool:
 
     def _acknowledge(self, acknowledged: Acknowledged, rejected: Collection[int]) -> None:
         with _transaction(self._db):
+            for sequence in rejected:  # first: the controller may count them as done
+                if self._delete("sequence = ?", (sequence,)):
+                    self._count("rejected", 1)
             self._delete("sequence <= ?", (acknowledged.up_to,))
             for first, last in acknowledged.ranges:
                 self._delete("sequence BETWEEN ? AND ?", (first, last))
-            for sequence in rejected:
-                if self._delete("sequence = ?", (sequence,)):
-                    self._count("rejected", 1)
 
     def _delete(self, condition: str, parameters: tuple[int, ...]) -> int:
         freed = self._db.execute(
