@@ -8,7 +8,6 @@ less than its energy counter counts as what the counter says.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from swingbus_controller.domain.reports import MeterWindow
 
 # A gap between two measurements longer than this many windows is not bridged.
 MAX_GAP_WINDOWS = 6.5
-DATED_READINGS = 240
+CLOCK_DRIFT_RATIO = 2e-4  # two crystals of 100 ppm each
 COUNTER_AGREES_RATIO = 0.1
 VOLTAGE_LOW_PU, VOLTAGE_HIGH_PU = 0.9, 1.1
 RESTARTS_FOR_DISTURBANCE = 3
@@ -36,40 +35,41 @@ class WindowMaker:
 
     An agent dates each reading as early as it can have begun, so single dates jump by a sampling period. A meter that counts its
     measurements ends each of them a whole window after the one before: with W the window and B unknown, measurement n ends at B + n W,
-    and every reading's date says B >= date - n W. The greatest of these is the best date that is still never too late.
+    and every reading's date says B >= date - n W. The greatest of these is the best date that is still never too late; it may fall
+    again as slowly as two clocks drift apart.
     """
 
     def __init__(self, feeder: str, reader: str) -> None:
         self._feeder = feeder
         self._reader = reader
         self._last: _Last | None = None
-        self._bounds: deque[float] = deque(maxlen=DATED_READINGS)
+        self._base_s = -math.inf
 
     def take(self, frame: MeterFrame, boot_id: str) -> MeterWindow | None:
         """Return the window that this reading closes; None for a repeat, the first after a gap, or no reading."""
         if frame.power_w is None or math.isnan(frame.power_w):
             return None
         last = self._last
-        length_s = frame.window_end_boottime_s - frame.window_start_boottime_s
         if last is not None and (boot_id != last.boot_id or (frame.measurement_count or 0) < (last.count or 0)):
             # Another boot, or a meter that began to count anew: nothing before compares.
-            self._bounds.clear()
+            self._base_s = -math.inf
             last = None
         if last is not None and frame.measurement_count is not None and frame.measurement_count == last.count:
             return None
-        end_s = self._end_s(frame, length_s)
+        length_s = frame.window_end_boottime_s - frame.window_start_boottime_s
+        span_s, end_s = self._date(frame, last, length_s)
         if last is not None and end_s <= last.end_s:
             return None
         self._last = _Last(boot_id, frame.measurement_count, end_s, frame.energy_j)
-        if last is None or end_s - last.end_s > MAX_GAP_WINDOWS * length_s:
+        if last is None or span_s > MAX_GAP_WINDOWS * length_s:
             return None
-        mean_w = _mean_w(frame.power_w, last.energy_j, frame.energy_j, end_s - last.end_s, length_s)
+        mean_w = _mean_w(frame.power_w, last.energy_j, frame.energy_j, span_s, length_s)
         product_w = _product_w(frame)
         return MeterWindow(
             feeder=self._feeder,
             reader=self._reader,
             boot_id=boot_id,
-            start_s=last.end_s,
+            start_s=max(last.end_s, end_s - span_s),
             end_s=end_s,
             mean_w=mean_w,
             energy_start_j=last.energy_j,
@@ -79,11 +79,15 @@ class WindowMaker:
             marker=(frame.marker_epoch, frame.marker) if frame.marker_epoch else None,
         )
 
-    def _end_s(self, frame: MeterFrame, length_s: float) -> float:
-        if frame.measurement_count is None:
-            return frame.window_end_boottime_s
-        self._bounds.append(frame.window_end_boottime_s - frame.measurement_count * length_s)
-        return max(self._bounds) + frame.measurement_count * length_s
+    def _date(self, frame: MeterFrame, last: _Last | None, length_s: float) -> tuple[float, float]:
+        """Return how long it is since the measurement before, and when this one ended at the earliest."""
+        end_s = frame.window_end_boottime_s
+        count = frame.measurement_count
+        if count is None:
+            return (length_s if last is None else end_s - last.end_s), end_s
+        passed = 1 if last is None or last.count is None else count - last.count
+        self._base_s = max(end_s - count * length_s, self._base_s - CLOCK_DRIFT_RATIO * passed * length_s)
+        return passed * length_s, self._base_s + count * length_s
 
 
 def _mean_w(
