@@ -433,6 +433,8 @@ class Ingest:
         return self._store.prune(before_unix_s=before_unix_s, max_bytes=self._settings.keep_bytes, limit=PRUNE_ROWS)
 
     async def _watch_silence(self) -> None:
+        now_s = self._clock.boottime_s()
+        self._liveness.update({name: self._fleet.liveness(view, now_s) for name, view in self._fleet.agents.items()})
         while True:
             await self._clock.sleep(TICK_S)
             now_s = self._clock.boottime_s()
