@@ -246,6 +246,8 @@ def site_file(scenario: Scenario, ports: Ports, *, start_time: str, end_time: st
         "gpu_dwell_s": 10.0,
         "cap_dwell_s": 10.0,
         "power_price_variance": 4.0,
+        # Demand here comes in blocks and is known: with the default of 0.01 idle GPUs would wait for it instead of mining.
+        "inference_margin_variance": 0.001,
         "pool_fee_ratio": scenario.market.pool_fee_ratio,
     }
     parts.append(_table("[policy]", policy))
