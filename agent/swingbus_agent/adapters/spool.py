@@ -251,17 +251,13 @@ class SqliteSpool:
 
     def _relieve(self, now_unix_s: float, busy: Collection[int]) -> tuple[int, int]:
         merged = dropped = 0
-        fixed = set(busy)  # also what turns out not to merge: another boot, another shape
+        unmergeable: set[int] = set()  # what turned out to be of another boot, shape or inventory
         for _ in range(_RELIEF_STEPS):
             rows = self._db.execute("SELECT sequence, size_bytes, level, sample_unix_s FROM batches ORDER BY sequence")
             batches = [StoredBatch(sequence=s, size_bytes=b, level=n, sample_unix_s=t) for s, b, n, t in rows]
-            steps = plan_relief(batches, bounds=self._bounds, now_s=now_unix_s, busy=fixed)
+            steps = plan_relief(batches, bounds=self._bounds, now_s=now_unix_s, busy=busy, unmergeable=unmergeable)
             if not steps:
-                if fixed != set(busy) and self._size_bytes > self._bounds.max_bytes:
-                    fixed = set(busy)  # nothing more to merge: let the next plan drop
-                    steps = plan_relief(_as_thinnest(batches), bounds=self._bounds, now_s=now_unix_s, busy=fixed)
-                if not steps:
-                    break
+                break
             for step in steps:
                 if isinstance(step, Drop):
                     with _transaction(self._db):
@@ -269,7 +265,7 @@ class SqliteSpool:
                             dropped += self._delete("sequence = ?", (sequence,))
                         self._count("dropped", len(step.sequences))
                 elif not self._merge(step):
-                    fixed.update(step.sequences)
+                    unmergeable.update(step.sequences)
                 else:
                     merged += len(step.sequences) - 1
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -301,14 +297,6 @@ class SqliteSpool:
             self._count("thinned", len(rows) - 1)
         self._size_bytes += len(payload)
         return True
-
-
-def _as_thinnest(batches: Sequence[StoredBatch]) -> list[StoredBatch]:
-    """Return the same batches marked as not to be merged any further."""
-    return [
-        StoredBatch(sequence=b.sequence, size_bytes=b.size_bytes, level=2, sample_unix_s=b.sample_unix_s)
-        for b in batches
-    ]
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

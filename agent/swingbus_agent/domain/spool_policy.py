@@ -50,11 +50,17 @@ class Drop:
 
 
 def plan_relief(
-    batches: Sequence[StoredBatch], *, bounds: Bounds, now_s: float, busy: Collection[int] = ()
+    batches: Sequence[StoredBatch],
+    *,
+    bounds: Bounds,
+    now_s: float,
+    busy: Collection[int] = (),
+    unmergeable: Collection[int] = (),
 ) -> tuple[Merge | Drop, ...]:
     """Return what brings the spool back into its bounds, oldest batches first.
 
-    `batches` in order of sequence; `busy` are on their way and stay untouched. The size after a merge is not known
+    `batches` in order of sequence; `busy` are on their way and stay untouched; `unmergeable` may only be dropped (other boot or
+    shape than their neighbours). The size after a merge is not known
     beforehand, so this returns one kind of step at a time: call again after carrying it out, until nothing comes back.
     """
     too_old = tuple(
@@ -68,8 +74,9 @@ def plan_relief(
     excess = total - int(bounds.max_bytes * TARGET_RATIO)
     # The newest tenth stays as sampled: it is what a person looks at first after an outage.
     reach = batches[: max(1, len(batches) * 9 // 10)]
+    whole = {*busy, *unmergeable}
     for level, width_s in enumerate(BUCKETS_S, start=1):
-        merges = _merges(reach, level=level, width_s=width_s, busy=busy, excess_bytes=excess)
+        merges = _merges(reach, level=level, width_s=width_s, busy=whole, excess_bytes=excess)
         if merges:
             return merges
     dropped: list[int] = []
