@@ -44,6 +44,7 @@ from swingbus_controller.domain.orders import (
     SafeShareStep,
     StragglerReport,
     UnitWorkload,
+    Urgency,
 )
 from swingbus_controller.domain.sequences import MAX_SEQUENCE
 
@@ -56,6 +57,10 @@ MAX_TEXT = 4096
 MAX_UID = 128
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
+# Both ways by table: a fan-out goes through these a few thousand times within its deadline.
+_MODES = {mode.value: mode for mode in Mode}
+_WIRE_MODES = {mode: link_pb2.Mode.Name(mode.value) for mode in Mode}
+_WIRE_URGENCIES = {urgency: link_pb2.Urgency.Name(urgency.value) for urgency in Urgency}
 _KINDS = {link_pb2.DEVICE_KIND_GPU: "gpu", link_pb2.DEVICE_KIND_ASIC: "asic"}
 
 
@@ -417,12 +422,11 @@ def _bank_report(message: link_pb2.BankEffective) -> BankReport:
 
 
 def _point_from_proto(message: link_pb2.PointCount, bank: str) -> PointOrder:
-    known = {mode.value for mode in Mode}
     if message.count < 0:
         raise InvalidInput(f"bank {bank!r}: {message.count} devices at a point.", reason="BAD_REPORT")
     return PointOrder(
         point=message.point[:MAX_UID],
-        mode=Mode(message.mode) if message.mode in known else Mode.UNKNOWN,
+        mode=_MODES.get(message.mode, Mode.UNKNOWN),
         power_w=_watts(message.power_w, f"bank {bank!r}: point {message.point!r}"),
         count=message.count,
         workload=message.workload[:MAX_UID],
@@ -488,7 +492,7 @@ def order_to_proto(order: AgentOrder, *, marker: int, ticket: str) -> link_servi
             points=[
                 link_pb2.PointCount(
                     point=point.point,
-                    mode=link_pb2.Mode.Name(point.mode.value),
+                    mode=_WIRE_MODES[point.mode],
                     power_w=point.power_w,
                     count=point.count,
                     workload=point.workload,
@@ -496,7 +500,7 @@ def order_to_proto(order: AgentOrder, *, marker: int, ticket: str) -> link_servi
                 )
                 for point in bank.points
             ],
-            urgency=link_pb2.Urgency.Name(bank.urgency.value),
+            urgency=_WIRE_URGENCIES[bank.urgency],
             safe_shares=[
                 link_pb2.SafeShare(
                     start_time=None if share.start_unix_s is None else timestamp(share.start_unix_s),
