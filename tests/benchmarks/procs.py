@@ -47,7 +47,7 @@ def running(
         stop(process)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """End a process with SIGTERM, then everything of its session with SIGKILL."""
     if process.poll() is None:
         process.terminate()
