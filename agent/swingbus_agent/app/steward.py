@@ -211,9 +211,11 @@ class Steward:
 
     def _watch_draw(self, bank: _Bank, views: Sequence[DeviceView], why: str, now_s: float) -> tuple[Notice, ...]:
         """Compare what devices say they draw with the grant, once everything of it is read back."""
-        counting = bank.counting
-        if counting is None or self.governor.report(bank.spec.bank, now_s).applied is None or why != "granted":
+        counting, applied = bank.counting, self.governor.report(bank.spec.bank, now_s).applied
+        if counting is None or applied is None or why != "granted":
             return ()
+        if now_s - applied.at_s < self._settings.times.verify_s:
+            return ()  # what was told to rest may still be ramping down, and firmware reports watts seconds late
         watts = [view.power_w for view in views]
         upper_w = feeder_w(counting, [each for each in watts if each is not None])
         self.governor.observe_draw(bank.spec.bank, upper_w, now_s)
