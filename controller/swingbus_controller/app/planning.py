@@ -117,7 +117,9 @@ def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: flo
         points=tuple(model.points.values()),
         holdings=tuple(held),
         transits=tuple(
-            Transit(flip=f.id, from_point=f.origin.name, to_point=f.aim.name, count=f.count, unit_ids=f.unit_ids)
+            Transit(
+                flip=f.id, from_point=f.source.name, to_point=f.destination.name, count=f.count, unit_ids=f.unit_ids
+            )
             for f in open_flips
         ),
         fixed_claim_w=model.fixed_claim_w + sum(c.claim_w for c in holdings.charges),

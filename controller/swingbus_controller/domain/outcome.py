@@ -54,11 +54,16 @@ def _transit_claim_w(bank: BankView) -> float:
 
 
 def claim_fixed(tree: Headroom, banks: tuple[BankView, ...]) -> None:
-    """Claim what is not the planner's to change."""
+    """Claim what is not the planner's to change: devices in flips count where they go.
+
+    A growing flip waits until what shrinks for it is proven gone. Counted at their larger sides, the two together would seem to
+    break the limit that they are moving within, and every plan would shed once more for it; `admit` counts the larger sides.
+    """
     for bank in banks:
         path = tree.path(bank.feeder, bank.bank)
         if bank.availability in PLANNABLE:
-            tree.take(path, bank.fixed_claim_w + _transit_claim_w(bank))
+            arrived_w = sum(t.count * bank.point(t.to_point).claim_w for t in bank.transits)
+            tree.take(path, bank.fixed_claim_w + arrived_w)
         else:
             tree.take(path, bank_claim_w(bank))
 
@@ -133,11 +138,7 @@ class Outcome:
         for bank in self.banks:
             at = {name: n for name, n in sorted(counts[bank.bank].items()) if n}
             if bank.availability in PLANNABLE:
-                planned = dict(at)
-                for transit in bank.transits:
-                    planned[transit.to_point] = planned.get(transit.to_point, 0) - transit.count
-                claim = sum(n * bank.point(name).claim_w for name, n in planned.items())
-                claim += bank.fixed_claim_w + _transit_claim_w(bank)
+                claim = sum(n * bank.point(name).claim_w for name, n in at.items()) + bank.fixed_claim_w
             else:
                 claim = bank_claim_w(bank)
             targets.append(

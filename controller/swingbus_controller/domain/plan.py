@@ -87,7 +87,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transit:
-    """Devices inside an open flip: counted at the larger of both points, planned as if they had arrived."""
+    """Devices inside an open flip: planned as if they had arrived, admitted beside the larger of both points."""
 
     flip: str
     from_point: str
