@@ -1,0 +1,280 @@
+"""The control stream with a control plane behind it: fence first, newest order only, one writer, markers that never run back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from swingbus.clock import SystemClock
+from swingbus.link.v1alpha import agent_link_service_pb2 as pb2
+from swingbus.link.v1alpha import agent_link_service_pb2_grpc, link_pb2
+from swingbus.rpc.interceptors import DoorInterceptor
+from swingbus.rpc.roles import Role
+from swingbus.rpc.server import bind_port, build_server, server_credentials
+from swingbus.rpc.status import fault_from_rpc_error
+from swingbus_controller.adapters.metrics import ControllerMetrics
+from swingbus_controller.adapters.storage.journal import SqliteJournal
+from swingbus_controller.adapters.storage.telemetry import SqliteTelemetry
+from swingbus_controller.api.codec import desired_hash
+from swingbus_controller.api.link_service import AgentLinkService
+from swingbus_controller.app.ingest import Ingest, IngestSettings
+from swingbus_controller.app.recorder import Recorder
+from swingbus_controller.domain.fleet import Fleet
+from swingbus_controller.domain.orders import (
+    AdoptOrder,
+    AgentOrder,
+    AgentReport,
+    BankCounting,
+    BankOrder,
+    Mode,
+    PointOrder,
+    RenewalReply,
+    SafeShareStep,
+    Urgency,
+)
+from swingbus_controller.settings import load_configuration
+from tests.fakes.controllers import SITE, TestSite
+
+
+def order(generation: int, grant_w: float = 9000.0) -> AgentOrder:
+    """Return an order for one bank."""
+    return AgentOrder(
+        epoch=7,
+        controller_instance="c-1",
+        generation=generation,
+        ttl_s=20.0,
+        banks=(
+            BankOrder(
+                bank="s19j",
+                generation=generation,
+                grant_w=grant_w,
+                device_budget_w=grant_w,
+                points=(PointOrder(point="normal", mode=Mode.MINING, power_w=3068.0, count=3),),
+                urgency=Urgency.EMERGENCY,
+                safe_shares=(SafeShareStep(start_unix_s=None, power_w=100.0),),
+                locked_out=False,
+            ),
+        ),
+    )
+
+
+class ScriptedPlane:
+    """A control plane that says what a test puts in, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.orders: list[AgentOrder] = []
+        self.reports: list[tuple[AgentReport, bool]] = []
+        self.markers: list[int] = []
+        self.gone: list[str] = []
+        self.left = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    def issue(self, *orders: AgentOrder) -> None:
+        """Journal orders."""
+        self.orders += orders
+        self._changed.set()
+
+    def take_report(self, report: AgentReport, *, is_hello: bool, now_s: float) -> None:
+        self.reports.append((report, is_hello))
+
+    def note_marker(self, agent: str, marker: int, now_s: float) -> None:
+        self.markers.append(marker)
+
+    def agent_gone(self, agent: str, now_s: float) -> None:
+        self.gone.append(agent)
+        self.left.set()
+
+    def adopt_order(self, agent: str) -> AdoptOrder:
+        counting = BankCounting(
+            bank="s19j",
+            gpu_limit_ratio=1.07,
+            asic_target_ratio=1.1,
+            asic_boot_w=3400.0,
+            rest_w=15.0,
+            device_ceiling_w=3575.0,
+            cooling_ratio=0.05,
+            losses_ratio=0.01,
+            fixed_w=500.0,
+        )
+        return AdoptOrder(epoch=7, controller_instance="c-1", counting=(counting,))
+
+    def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> RenewalReply:
+        return RenewalReply(sent_boottime_ns=sent_boottime_ns, epoch=7, ttl_s=20.0)
+
+    def order_for(self, agent: str) -> AgentOrder | None:
+        return self.orders[-1] if self.orders else None
+
+    async def wait_order(self, agent: str, after_generation: int) -> AgentOrder:
+        while not self.orders or self.orders[-1].generation <= after_generation:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.orders[-1]
+
+
+@asynccontextmanager
+async def serve(site: TestSite, plane: ScriptedPlane) -> AsyncIterator[None]:
+    """Serve the link alone, with a control plane."""
+    clock = SystemClock()
+    declared = load_configuration(site.config, environment={}).site
+    fleet, metrics = Fleet(declared, period_s=1.0), ControllerMetrics("north")
+    journal, telemetry = SqliteJournal(site.folder / "j"), SqliteTelemetry(site.folder / "t")
+    journal.claim_epoch("c-1", 0)
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        ingest = Ingest(
+            fleet=fleet,
+            store=telemetry,
+            recorder=Recorder(journal, clock, metrics),
+            clock=clock,
+            settings=IngestSettings(credit=8, commit_interval_s=0.05, keep_s=1e9, keep_bytes=10**12, max_agents=9),
+            metrics=metrics,
+            writer=writer,
+        )
+        link = AgentLinkService(ingest=ingest, fleet=fleet, clock=clock, period_s=1.0, control=plane)
+        server = build_server(DoorInterceptor(clock))
+        link.add_to_server(server)
+        site.port = bind_port(server, "127.0.0.1:0", server_credentials(site.authority.server_identity))
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(0)
+    journal.close()
+    telemetry.close()
+
+
+async def connect(
+    channel: grpc.aio.Channel, ticket: str = "t-1"
+) -> grpc.aio.StreamStreamCall[pb2.StreamControlRequest, pb2.StreamControlResponse]:
+    """Open a control stream and say hello."""
+    call = agent_link_service_pb2_grpc.AgentLinkServiceStub(channel).StreamControl()
+    effective = link_pb2.EffectiveState(boot_id="b", boottime_ns=1, banks=[link_pb2.BankEffective(bank="s19j")])
+    hello = pb2.ControlHello(agent="edge-1", instance_uid="i", effective=effective, ticket=ticket)
+    await call.write(pb2.StreamControlRequest(hello=hello))
+    return call
+
+
+async def read(
+    call: grpc.aio.StreamStreamCall[pb2.StreamControlRequest, pb2.StreamControlResponse],
+) -> pb2.StreamControlResponse:
+    """Read one message."""
+    async with asyncio.timeout(10):
+        message = await call.read()
+    assert isinstance(message, pb2.StreamControlResponse)
+    return message
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> TestSite:
+    """A site file with its certificates."""
+    return TestSite(tmp_path)
+
+
+async def test_fence_comes_before_the_order(site: TestSite) -> None:
+    """Adopt first, with how the site counts; then the newest order with its hash; both echo the newest ticket."""
+    plane = ScriptedPlane()
+    plane.issue(order(1), order(2))
+    async with serve(site, plane), site.channel("edge-1", Role.AGENT) as channel:
+        call = await connect(channel)
+        adopt = (await read(call)).adopt
+        assert (adopt.epoch, adopt.controller_instance, adopt.marker, adopt.ticket) == (7, "c-1", 1, "t-1")
+        assert adopt.counting[0].asic_boot_w == 3400.0
+        desired = (await read(call)).desired
+        assert (desired.generation, desired.marker, desired.ticket, desired.ttl.seconds) == (2, 2, "t-1", 20)
+        assert desired.hash == desired_hash(desired.banks)
+        assert desired.banks[0].urgency == link_pb2.URGENCY_EMERGENCY
+        assert not desired.banks[0].safe_shares[0].HasField("start_time")
+        assert plane.reports[0][1] is True
+        call.cancel()
+        async with asyncio.timeout(5):
+            await plane.left.wait()
+    assert plane.gone == ["edge-1"]
+
+
+async def test_orders_and_renewals_at_once_all_arrive(site: TestSite) -> None:
+    """Fifty orders and fifty renewals race: the last of each arrives, markers only grow and were noted before they were sent."""
+    plane = ScriptedPlane()
+    async with serve(site, plane), site.channel("edge-1", Role.AGENT) as channel:
+        call = await connect(channel)
+        assert (await read(call)).HasField("adopt")
+
+        async def renew() -> None:
+            for n in range(1, 51):
+                renewal = pb2.Renewal(sent_boottime_ns=n, ticket=f"r-{n}")
+                await call.write(pb2.StreamControlRequest(renewal=renewal))
+
+        async def give_orders() -> None:
+            for n in range(1, 51):
+                plane.issue(order(n))
+                await asyncio.sleep(0)
+
+        seen: list[pb2.StreamControlResponse] = []
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(renew())
+            tasks.create_task(give_orders())
+            while not (
+                any(m.renewed.sent_boottime_ns == 50 for m in seen) and any(m.desired.generation == 50 for m in seen)
+            ):
+                seen.append(await read(call))
+        markers = [m.desired.marker or m.renewed.marker for m in seen]
+        assert markers == sorted(set(markers))
+        assert plane.markers == [1, *markers]
+        assert all(m.renewed.ticket == f"r-{m.renewed.sent_boottime_ns}" for m in seen if m.HasField("renewed"))
+        generations = [m.desired.generation for m in seen if m.HasField("desired")]
+        assert generations == sorted(generations)
+
+
+async def test_newer_control_stream_ends_the_older(site: TestSite) -> None:
+    """The older stream ends with a reason; the plane is not told that the agent is gone."""
+    plane = ScriptedPlane()
+    async with serve(site, plane), site.channel("edge-1", Role.AGENT) as channel:
+        first = await connect(channel)
+        await read(first)
+        second = await connect(channel)
+        await read(second)
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await first.read()
+        assert fault_from_rpc_error(ended.value).reason == "SESSION_REPLACED"
+        assert plane.gone == []
+
+
+@pytest.mark.parametrize(
+    "effective",
+    [
+        link_pb2.EffectiveState(banks=[link_pb2.BankEffective(bank="s19j", grant_w=float("nan"))]),
+        link_pb2.EffectiveState(banks=[link_pb2.BankEffective(bank="s19j")] * 2),
+        link_pb2.EffectiveState(banks=[link_pb2.BankEffective(bank="s19j", ready_workloads=["llm"])]),
+        link_pb2.EffectiveState(epoch=-1),
+        link_pb2.EffectiveState(banks=[link_pb2.BankEffective(bank="S19J")]),
+    ],
+    ids=["NaN grant", "bank twice", "workload without unit", "negative epoch", "bad id"],
+)
+async def test_hostile_report_ends_the_stream_and_reaches_nobody(
+    site: TestSite, effective: link_pb2.EffectiveState
+) -> None:
+    """A report that makes no sense is refused before the control plane sees it."""
+    plane = ScriptedPlane()
+    async with serve(site, plane), site.channel("edge-1", Role.AGENT) as channel:
+        call = await connect(channel)
+        await read(call)
+        await call.write(pb2.StreamControlRequest(effective=effective))
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await call.read()
+        assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert len(plane.reports) == 1  # the hello's
+
+
+async def test_controller_under_control_fences_its_agents(tmp_path: Path) -> None:
+    """The whole program with authority control loads the engine and adopts an agent under its epoch."""
+    site = TestSite(tmp_path, SITE.replace('name = "north"', 'name = "north"\nauthority = "control"'))
+    async with site.serve() as controller, site.channel("edge-1", Role.AGENT) as channel:
+        call = await connect(channel)
+        adopt = (await read(call)).adopt
+        assert adopt.epoch == controller.journal.epoch == 1
+        assert [counting.bank for counting in adopt.counting] == ["s19j"]
+        call.cancel()
