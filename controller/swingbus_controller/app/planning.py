@@ -80,7 +80,8 @@ def _soon(limit: Limit, now_s: float) -> float:
 def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: float, now_unix_s: float) -> BankView:
     """Return one bank as the planner sees it."""
     open_flips = state.open_flips(model.name)
-    in_flip_units = {int(u) for f in open_flips for u in f.unit_ids}
+    # Units of failed flips are out of use; their watts are in what is fixed.
+    out_of_use = {int(u) for f in open_flips for u in f.unit_ids} | holdings.charged_units()
     in_flip_count: dict[str, int] = {}
     for flip in open_flips:
         in_flip_count[flip.origin.name] = in_flip_count.get(flip.origin.name, 0) + flip.count
@@ -89,7 +90,7 @@ def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: flo
         charged[charge.point] = charged.get(charge.point, 0) + charge.count
     held: list[Holding] = []
     for placement in holdings.placements:
-        units = tuple(u for u in placement.units if u not in in_flip_units)
+        units = tuple(u for u in placement.units if u not in out_of_use)
         if model.kind is DeviceKind.GPU:
             count = len(units) * model.device_class.unit_size
         else:

@@ -121,6 +121,7 @@ class Charge:
     point: str
     count: int
     claim_w: float
+    units: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,10 @@ class Holdings:
     def count_at(self, point: str) -> int:
         """Return devices placed at a point."""
         return sum(p.count for p in self.placements if p.point == point)
+
+    def charged_units(self) -> frozenset[int]:
+        """Return units of failed flips: not to be used before evidence shows better."""
+        return frozenset(unit for charge in self.charges for unit in charge.units)
 
     def point_of_unit(self, unit: int) -> str | None:
         """Return where a unit is placed."""
@@ -206,7 +211,7 @@ def finish(model: BankModel, holdings: Holdings, flip: Flip, now_unix_s: float) 
             point, tenancy = desired_of(flip)
             target = point.name if tenancy is Tenancy.RUN else model.rest.name
             moved = _move(model, holdings, flip.origin.name, target, flip.count, units, now_unix_s)
-            charge = Charge(flip=flip.id, point=target, count=flip.count, claim_w=flip.claim_w)
+            charge = Charge(flip=flip.id, point=target, count=flip.count, claim_w=flip.claim_w, units=units)
             return replace(moved, charges=(*moved.charges, charge))
         case _:
             return holdings
