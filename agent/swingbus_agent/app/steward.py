@@ -437,7 +437,9 @@ class Steward:
                     unit=members[0][1],
                     current=current,
                     j_per_th=bank.execution.efficiency_j_per_th(devices[0]),
-                    shed_kw_per_s=self._settings.shed_kw_per_s.get(bank.spec.bank, 0.0),
+                    # Where nothing is proven, machines of one class fall alike: the one that draws most gives most.
+                    shed_kw_per_s=self._settings.shed_kw_per_s.get(bank.spec.bank, 0.0)
+                    or (0.0 if view is None or view.power_w is None else view.power_w / 1000.0),
                     is_answering=view is not None and view.condition.name == "OK",
                     is_fixed=is_fixed,
                 )
