@@ -142,7 +142,7 @@ class Controller:
             period_s=settings.period_s,
             control=deciding.engine if deciding is not None else None,
         )
-        views = FleetViews(fleet=self.fleet, clock=clock, budget=_budget_view(deciding))
+        views = FleetViews(fleet=self.fleet, clock=clock, budget=deciding.engine if deciding is not None else None)
         fleet = FleetService(fleet=self.fleet, views=views, events=self.journal, archive=self.telemetry)
         server = build_server(DoorInterceptor(clock, DenyListFile(self.authority.deny_list_path)))
         link.add_to_server(server)
@@ -235,12 +235,6 @@ class Controller:
             if gone:
                 self._log.info("journal_compacted", entry_count=gone)
             await self._clock.sleep(COMPACT_EVERY_S)
-
-
-def _budget_view(deciding: Deciding | None) -> Any:
-    """Return the ledger's view for people, None where there is no ledger (or it offers none)."""
-    engine: Any = deciding.engine if deciding is not None else None
-    return engine if hasattr(engine, "site_budget") else None
 
 
 def open_storage(data_dir: Path, suffix: str, *, adopt_empty: bool) -> tuple[SqliteJournal, SqliteTelemetry]:

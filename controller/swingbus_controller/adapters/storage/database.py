@@ -15,13 +15,17 @@ from swingbus.faults import Unreachable, WrongState
 BUSY_TIMEOUT_S = 5.0
 
 
-def open_database(path: Path, schema: str, *, version: int, check: bool) -> sqlite3.Connection:
+def open_database(
+    path: Path, schema: str, *, version: int, check: bool, page_bytes: int = 4096, checkpoint_pages: int = 1000
+) -> sqlite3.Connection:
     """Return a connection to a file that exists and is whole, or to a new one.
 
     Args:
         schema: statements that make the tables where they are not there.
         version: what `user_version` must be; a newer file is refused.
         check: read the whole file for damage (quick for a journal, minutes for a large ring).
+        page_bytes: of a new file; larger pages suit blobs.
+        checkpoint_pages: pages of WAL after which they are copied into the file.
 
     Raises:
         WrongState: reason DATABASE_DAMAGED or DATABASE_NEWER. Unreachable: the disk refuses.
@@ -30,7 +34,9 @@ def open_database(path: Path, schema: str, *, version: int, check: bool) -> sqli
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection.execute(f"PRAGMA page_size={page_bytes}")  # before WAL: afterwards it no longer changes
         connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint_pages}")
         connection.execute("PRAGMA synchronous=FULL")
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if found > version:
