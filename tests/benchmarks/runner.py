@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sqlite3
@@ -13,6 +14,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+import structlog
 
 from tests.benchmarks.decisions import measure_decisions
 from tests.benchmarks.fanout import measure_fanout
@@ -39,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=sorted(MEASURES), help="only this one; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="file to write (default: %(default)s)")
     options = parser.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     settings = Settings(quick=options.quick, runs=1 if options.quick else 3)
     figures: list[Figure] = []
     failures: dict[str, str] = {}
