@@ -153,7 +153,7 @@ class FlipRunner:
         known = self._wishes.get(flip.id)
         if known is None or known[0] != wish:
             # Make the order that carries the wish now: only a report on it, or on a later one, is evidence.
-            self._book.refresh()
+            self._book.refresh(model.declared.agent)
             known = (wish, self._book.generation(model.declared.agent))
             self._wishes[flip.id] = known
         return Sighting(

@@ -22,6 +22,9 @@ class OrderBook:
         self._instance = instance
         self._orders: dict[str, AgentOrder] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self._models: dict[str, list[BankModel]] = {}
+        for model in state.models.values():
+            self._models.setdefault(model.declared.agent, []).append(model)
 
     def adopt_order(self, agent: str) -> AdoptOrder:
         """Return what fences the agent to our epoch and tells it how its banks are counted."""
@@ -43,29 +46,26 @@ class OrderBook:
                 return order
             await self._changed.setdefault(agent, asyncio.Event()).wait()
 
-    def refresh(self) -> tuple[str, ...]:
-        """Make orders anew; return agents whose order changed."""
-        changed: list[str] = []
-        agents: dict[str, list[BankModel]] = {}
-        for model in self._state.models.values():
-            agents.setdefault(model.declared.agent, []).append(model)
-        for agent, models in agents.items():
-            banks = tuple(order for order in (self._bank_order(m) for m in models) if order is not None)
-            old = self._orders.get(agent)
-            if not banks or (old is not None and old.banks == banks):
-                continue
-            self._orders[agent] = AgentOrder(
-                epoch=self._state.ledger.epoch,
-                controller_instance=self._instance,
-                generation=1 if old is None else old.generation + 1,
-                banks=banks,
-                ttl_s=self._state.site.protocol.ttl_s,
-            )
-            changed.append(agent)
-            event = self._changed.pop(agent, None)
-            if event is not None:
-                event.set()
-        return tuple(changed)
+    def refresh(self, agent: str | None = None) -> tuple[str, ...]:
+        """Make orders anew, of one agent or of all; return agents whose order changed."""
+        return tuple(name for name in (self._models if agent is None else (agent,)) if self._refresh(name))
+
+    def _refresh(self, agent: str) -> bool:
+        banks = tuple(order for order in (self._bank_order(m) for m in self._models[agent]) if order is not None)
+        old = self._orders.get(agent)
+        if not banks or (old is not None and old.banks == banks):
+            return False
+        self._orders[agent] = AgentOrder(
+            epoch=self._state.ledger.epoch,
+            controller_instance=self._instance,
+            generation=1 if old is None else old.generation + 1,
+            banks=banks,
+            ttl_s=self._state.site.protocol.ttl_s,
+        )
+        event = self._changed.pop(agent, None)
+        if event is not None:
+            event.set()
+        return True
 
     def ordered_points(self, model: BankModel) -> tuple[PointOrder, ...]:
         """Return what the bank is ordered to in the newest order; empty before the first."""

@@ -65,6 +65,9 @@ class SiteState:
         self.ledger = Ledger(tree=site.tree, banks=[b.spec for b in site.banks], settings=site.protocol)
         self.holdings: dict[str, Holdings] = {}
         self.flips: dict[str, Flip] = {}
+        # Those that are not over, in the same order, and again by bank: every round asks for each bank's.
+        self._open_flips: dict[str, Flip] = {}
+        self._open_flips_of: dict[str, dict[str, Flip]] = {}
         self.curtailments: dict[str, Curtailment] = {}
         self.pins: dict[str, Pin] = {}
         self.lockouts: dict[str, Lockout] = {}
@@ -116,7 +119,7 @@ class SiteState:
 
     def open_flips(self, bank: str | None = None) -> list[Flip]:
         """Return flips that are not over, oldest first."""
-        return [f for f in self.flips.values() if not f.is_over and (bank is None or f.bank == bank)]
+        return list((self._open_flips if bank is None else self._open_flips_of.get(bank, {})).values())
 
     def open_curtailments(self) -> list[Curtailment]:
         """Return curtailments that are not over."""
@@ -124,6 +127,12 @@ class SiteState:
 
     def _keep_flip(self, flip: Flip) -> None:
         self.flips[flip.id] = flip
+        of_bank = self._open_flips_of.setdefault(flip.bank, {})
+        if flip.is_over:
+            self._open_flips.pop(flip.id, None)
+            of_bank.pop(flip.id, None)
+        else:
+            self._open_flips[flip.id] = of_bank[flip.id] = flip
         if len(self.flips) > KEPT_FLIPS:
             oldest = next((f.id for f in self.flips.values() if f.is_over), None)
             if oldest is not None:
