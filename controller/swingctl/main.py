@@ -172,6 +172,8 @@ def _next_step(error: SwingbusError, args: argparse.Namespace, session: Session 
         return "is the controller running, and is --endpoint right? swingctl keeps nothing, so repeat at will"
     if isinstance(error, TimedOut):
         return "try a longer --timeout"
+    if error.reason == "NO_BUNDLE":
+        return ""  # the message says it
     if isinstance(error, NotFound):
         return f"swingctl {args.noun} --help; lists show what there is"
     if error.retryable:
