@@ -18,7 +18,15 @@ from swingbus.faults import WrongState
 from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.ordering import OrderBook
 from swingbus_controller.app.planning import begun_flips, make_plan
-from swingbus_controller.app.protecting import fitting_flips, shed_steps
+from swingbus_controller.app.protecting import (
+    LAST_MINING_RANK,
+    LAST_RANK,
+    fitting_flips,
+    growth_rank,
+    is_retractable,
+    shed_steps,
+    undone_w,
+)
 from swingbus_controller.app.recording import Recorder, bank_subject
 from swingbus_controller.domain import orders, reports
 from swingbus_controller.domain.admission import Admission
@@ -35,7 +43,7 @@ from swingbus_controller.domain.budget_events import GroupExceeded as Exceeded
 from swingbus_controller.domain.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
 from swingbus_controller.domain.decisions import decide_adoption, decide_regrant, decide_settle, disturbance
 from swingbus_controller.domain.explain import explain
-from swingbus_controller.domain.flip import Direction, WattState
+from swingbus_controller.domain.flip import WattState
 from swingbus_controller.domain.flip_evidence import DeviceRows
 from swingbus_controller.domain.frames import AgentInventory, BankInventory, BatchFrame
 from swingbus_controller.domain.guard import exceeded_groups, guard
@@ -263,31 +271,35 @@ class SiteEngine:
             self._fit(name, now_unix_s)
 
     def _fit(self, name: str, now_unix_s: float) -> None:
-        """Make a bank's devices fit its newest grant: cancel growth that is under way, then shed."""
+        """Make a bank's devices fit its newest grant: call back growth that is under way, newest first, then shed."""
         newest = self.state.ledger.newest_grant(name)
-        model = self.state.models[name]
-        if (
-            newest is None
-            or needed_w(model, self.state.holdings[name], self.state.open_flips(name)) <= newest.grant_w + TOLERANCE_W
-        ):
+        if newest is None or not self._is_over(name, newest.grant_w):
             return
-        for flip in self.state.open_flips(name):
-            is_growth = flip.claim_delta_w > 0.0 and flip.watts in (WattState.ASKED, WattState.HELD)
-            if is_growth and flip.direction is Direction.FORWARD and not flip.is_safety:
-                self.flips.cancel(
-                    flip, author="guard", reason="the limit no longer holds its watts", now_unix_s=now_unix_s
+        for is_last, rank in ((False, LAST_MINING_RANK), (True, LAST_RANK)):
+            for flip in reversed(self.state.open_flips(name)):
+                is_held = is_retractable(flip) and flip.watts is WattState.HELD
+                is_due = is_last or growth_rank(flip) < (LAST_MINING_RANK, 0.0)
+                if is_held and is_due and self._is_over(name, newest.grant_w):
+                    self.flips.cancel(
+                        flip, author="guard", reason="the limit no longer holds its watts", now_unix_s=now_unix_s
+                    )
+            self._flip_count += 1
+            self.flips.begin(
+                fitting_flips(
+                    self.state,
+                    name,
+                    newest.grant_w,
+                    flip_id=f"s-{self.state.ledger.epoch}-{self._flip_count}-",
+                    reason=f"grant cut to {newest.grant_w / 1000:.1f} kW: {newest.reason}",
+                    now_unix_s=now_unix_s,
+                    up_to=rank,
                 )
-        self._flip_count += 1
-        self.flips.begin(
-            fitting_flips(
-                self.state,
-                name,
-                newest.grant_w,
-                flip_id=f"s-{self.state.ledger.epoch}-{self._flip_count}-",
-                reason=f"grant cut to {newest.grant_w / 1000:.1f} kW: {newest.reason}",
-                now_unix_s=now_unix_s,
             )
-        )
+
+    def _is_over(self, name: str, granted_w: float) -> bool:
+        open_flips = self.state.open_flips(name)
+        need_w = needed_w(self.state.models[name], self.state.holdings[name], open_flips) - undone_w(open_flips)
+        return need_w > granted_w + TOLERANCE_W
 
     def _adopt(self, now_s: float, now_unix_s: float) -> None:
         ledger = self.state.ledger
