@@ -145,6 +145,7 @@ asic_dwell_s = 10.0
 gpu_dwell_s = 10.0
 cap_dwell_s = 10.0
 power_price_variance = 4.0
+inference_margin_variance = 0.001
 [policy.times]
 planned_s = 60.0
 draining_s = 10.0
@@ -403,7 +404,7 @@ class Bank:
     fallen_w: float | None = None
     applied_s: float | None = None
     broken: set[str] = field(default_factory=set)
-    slow_start_s: float = 0.0
+    slow: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_gpu(self) -> bool:
@@ -628,7 +629,10 @@ class Agent:
             limit_w = limits[unit.number]
             runs_other = unit.phase in ("starting", "ready") and unit.workload != point.workload
             for gpu in gpus:
-                if gpu.due_s is not None or abs(gpu.enforced_w - limit_w) < 0.5:
+                if gpu.due_s is not None:
+                    continue
+                if abs(gpu.enforced_w - limit_w) < 0.5:
+                    gpu.attempts = 0
                     continue
                 if limit_w < gpu.enforced_w:
                     gpu.attempted_s = -1e9
@@ -642,7 +646,7 @@ class Agent:
                 unit.phase, unit.since_s = "stopping", now_s
             elif unit.phase == "stopping" and now_s - unit.since_s >= STOP_S:
                 unit.phase, unit.since_s, unit.workload = "idle", now_s, ""
-            elif unit.phase == "starting" and now_s - unit.since_s >= START_S + bank.slow_start_s:
+            elif unit.phase == "starting" and now_s - unit.since_s >= START_S + bank.slow.get(unit.workload, 0.0):
                 is_broken = unit.workload in bank.broken
                 unit.phase, unit.reason = ("failed", "probe failed") if is_broken else ("ready", "")
                 unit.since_s = now_s
@@ -1231,6 +1235,10 @@ class VirtualSite:
             for f in self.state.flips.values()
             if (not phases or f.phase in phases) and (bank is None or f.bank == bank)
         ]
+
+    def flips_open(self, bank: str) -> list[Flip]:
+        """Return open flips of a bank."""
+        return self.state.open_flips(bank)
 
     def count(self, bank: str, mode: Mode) -> int:
         """Return machines of a bank that truly are in a mode."""
