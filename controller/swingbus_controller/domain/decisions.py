@@ -223,6 +223,36 @@ def decide_regrant(ledger: Ledger, bank: str, now_s: float) -> GrantIssued | Ref
     return _grant(ledger, bank, bound_w, GrantKind.REGRANT, "fallen", now_s)
 
 
+def decide_cover(ledger: Ledger, bank: str, watts: float, now_s: float, *, reason: str) -> GrantIssued | Refusal:
+    """Return a grant above the newest but within what the bank counts at anyway, or why not.
+
+    A cut that cannot be proven (a machine ignores it, a lapsed agent fell further than anybody asked) keeps its old claim for
+    ever: nothing settles, nobody else can use the watts. With I1 true as counted, granting up to that claim authorises nothing that
+    the limits do not already hold, and lets evidence come (docs/adr/0006).
+    """
+    view = ledger.view(bank, now_s)
+    newest = ledger.newest_grant(bank)
+    if newest is None or not view.is_adopted or view.is_lapsed:
+        return Refusal(bank=bank, reason=RefusalReason.NOT_ADOPTED, detail=f"{bank} holds no living grant of our epoch")
+    if view.state in (BankState.DARK, BankState.ISOLATED):
+        return Refusal(bank=bank, reason=RefusalReason.NOT_HELD, detail=f"{bank} is {view.state.value}")
+    bound_w = ledger.claim_w(bank)
+    group = ledger.group_of(bank)
+    exceeded_w = None if group is None else ledger.exceeded_w(group)
+    if group is not None and exceeded_w is not None and ledger.group_banks(group) == (bank,):
+        bound_w = max(bound_w, exceeded_w / ledger.tree.loss_factor(ledger.spec(bank).feeder, group))
+    if watts <= newest.grant_w:
+        detail = f"{bank} has {newest.grant_w:.0f} W"
+        return Refusal(bank=bank, reason=RefusalReason.NOT_A_GROWTH, detail=detail)
+    if watts > bound_w + TOLERANCE_W:
+        detail = f"{bank} counts at {bound_w:.0f} W: more than that is growth"
+        return Refusal(bank=bank, reason=RefusalReason.ABOVE_LEAST_CLAIM, detail=detail, short_w=watts - bound_w)
+    refusal = _refuse_raise(ledger, bank, 0.0, watts - newest.grant_w, 0, now_s)
+    if refusal is not None:
+        return refusal
+    return _grant(ledger, bank, watts, GrantKind.REGRANT, reason, now_s, ramp_w=watts - newest.grant_w)
+
+
 def decide_settle(ledger: Ledger, group: str, now_s: float) -> GroupSettled | NotSettled:
     """Return the settlement of a metered group if its evidence suffices, else the reason why not."""
     banks = ledger.group_banks(group)
