@@ -108,6 +108,8 @@ class Controller:
             writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="telemetry")
             self._exits.callback(writer.shutdown)
             await self._serve(writer, stop, ready)
+        # grpc.aio's server shuts itself down when it is collected, and needs this loop for that.
+        gc.collect()
 
     async def _serve(
         self, writer: ThreadPoolExecutor, stop: asyncio.Event, ready: Callable[[int], None] | None
@@ -176,7 +178,6 @@ class Controller:
             metrics_port=self.metrics_port,
             agents_known=found,
         )
-        _quiet_collector()
         if ready is not None:
             ready(self.port)
         try:
@@ -313,6 +314,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _say_ready(arguments: argparse.Namespace, port: int) -> None:
+    _quiet_collector()
     if arguments.ready_file:
         partial = Path(f"{arguments.ready_file}.part")
         partial.write_text(f"{port}\n", encoding="ascii")

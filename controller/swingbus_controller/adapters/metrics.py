@@ -54,9 +54,9 @@ class ControllerMetrics:
         self._devices = gauge("bank_devices", "Devices of a bank by observed mode.", "agent", "bank", "mode")
         self._bank_power = gauge("bank_power_watts", "Sum of a bank's newest device readings.", "agent", "bank")
 
-    def batch_taken(self, sample_count: int, field_count: int) -> None:
-        """Count one batch."""
-        self._batches.inc()
+    def batches_taken(self, batch_count: int, sample_count: int, field_count: int) -> None:
+        """Count the batches of one commit."""
+        self._batches.inc(batch_count)
         self._samples.inc(sample_count)
         self._fields.inc(field_count)
 

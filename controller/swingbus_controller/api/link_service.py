@@ -165,7 +165,8 @@ class AgentLinkService:
                     raise InvalidInput("hello came twice on one stream; open a new one.", reason="HELLO_TWICE")
                 case _:
                     raise InvalidInput("an empty message on the telemetry stream.", reason="EMPTY_MESSAGE")
-            await self._ingest.wait_room(session)
+            if not self._ingest.has_room(session):
+                await self._ingest.wait_room(session)
 
     async def _write_acks(self, session: TelemetrySession, context: Context, closing: asyncio.Event) -> None:
         """The only task that writes to this stream; ends after the last acknowledgement of a closing one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,11 @@ def columns_of(bank: BankInventory) -> Columns:
     )
 
 
+def quiet_numbers() -> AbstractContextManager[None]:
+    """Return a context for sums over readings: any kind of NaN may be among them, and entering it per sum would cost more than the sum."""
+    return np.errstate(all="ignore")
+
+
 def read_bank(frame: BankFrame, columns: Columns) -> BankReading:
     """Return the sums of a frame over the devices that said the field."""
     power_w, answered = _column_sum(frame.values, columns.power, columns.value_count)
@@ -48,8 +54,7 @@ def _column_sum(matrix: Sequence[float], column: int | None, width: int) -> tupl
     if column is None or width == 0:
         return None, 0
     numbers: Any = np.asarray(matrix)[column::width]
-    with np.errstate(all="ignore"):  # an agent may send any kind of NaN
-        total = float(np.add.reduce(numbers, dtype=np.float64))
+    total = float(np.add.reduce(numbers, dtype=np.float64))
     if total == total:  # nobody is missing
         return (total, int(numbers.size)) if numbers.size else (None, 0)
     present = numbers[numbers == numbers]
@@ -69,6 +74,5 @@ def restarted_rows(before: Any, after: Any) -> list[int]:
     """Return the rows whose uptime fell by more than a second; a row without a reading says nothing."""
     if before is None or after is None or before.size != after.size:
         return []
-    with np.errstate(all="ignore"):
-        fell = after < before - 1.0
+    fell = after < before - 1.0
     return [int(row) for row in np.flatnonzero(fell)] if fell.any() else []
