@@ -228,7 +228,7 @@ def decide_cover(ledger: Ledger, bank: str, watts: float, now_s: float, *, reaso
 
     A cut that cannot be proven (a machine ignores it, a lapsed agent fell further than anybody asked) keeps its old claim for
     ever: nothing settles, nobody else can use the watts. With I1 true as counted, granting up to that claim authorises nothing that
-    the limits do not already hold, and lets evidence come (docs/adr/0006).
+    the limits do not already hold, and lets evidence come (docs/adr/0002).
     """
     view = ledger.view(bank, now_s)
     newest = ledger.newest_grant(bank)

@@ -13,7 +13,7 @@ from swingbus.faults import SwingbusError
 from swingbus_sim.demo.processes import Processes
 from swingbus_sim.demo.report import bars, build_report
 from swingbus_sim.demo.screen import Screen
-from swingbus_sim.demo.story import Run, Story
+from swingbus_sim.demo.story import Run, Story, read_json
 from swingbus_sim.scenario_file import load_scenario
 
 
@@ -64,13 +64,25 @@ async def _run(options: argparse.Namespace) -> int:
         print("starting simulator, judge, controller and agents ...", flush=True)
         await story.start()
         assert story.watcher is not None
+        # The baselines run beside the story, at the lowest priority: nobody waits for them at the end.
+        baseline = [
+            sys.executable,
+            "-m",
+            "swingbus_sim.main",
+            "baseline",
+            options.scenario,
+            "--out",
+            str(folder / "baselines.json"),
+        ]
+        data = ["--data", str(run.data)] if run.data else []
+        run.processes.start("baselines", ["nice", "-n", "19", *baseline, *data])
         async with asyncio.TaskGroup() as group:
             screen = group.create_task(Screen(run, story.watcher).show())
             await story.play()
             screen.cancel()
         print("the story is over; counting ...", flush=True)
         await story.finish()
-        report = await build_report(run, story.watcher)
+        report = await build_report(run, story.watcher, read_json(folder / "baselines.json"))
     finally:
         await story.close()
     (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))

@@ -20,7 +20,7 @@ HEAD_AGENT = "head"
 MINING_LIMIT_W = 500.0
 CAPPED_LIMIT_W = 525.0
 ASIC_FACTOR = 1.05
-GPU_FACTOR = 1.03
+GPU_FACTOR = 1.05
 INFERENCE_CLASS = "h100"
 # Commissioned: the slowest write that these two firmwares were ever seen to carry out took 6 s; two meter windows on top.
 QUARANTINE_S = 12.0

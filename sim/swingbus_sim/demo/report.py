@@ -12,14 +12,11 @@ from typing import Any
 
 from swingbus.capacity.v1alpha import capacity_pb2
 from swingbus.link.v1alpha import link_pb2
-from swingbus_sim.baseline import run_baselines
 from swingbus_sim.demo.files import PROTOCOL, agents_of
 from swingbus_sim.demo.story import Run, read_json
 from swingbus_sim.demo.watcher import Watcher
 from swingbus_sim.money import margin_of_log
 from swingbus_sim.scenario import Scenario
-
-NAMED_LIES = {"ignore_sleep": "ignored_write", "wake_by_itself": "self_woke"}
 
 
 def quiet_spans(scenario: Scenario) -> list[tuple[float, float]]:
@@ -62,37 +59,40 @@ def flip_rows(flips: Sequence[capacity_pb2.Flip]) -> list[dict[str, Any]]:
     return rows
 
 
-def spool_facts(state_dir: Path) -> tuple[str, list[int], int]:
-    """Return (spool_uid, acknowledged sequences as inclusive ranges, samples acknowledged) as the agent's own disk says."""
-    path = state_dir / "spool.sqlite"
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+def spool_facts(state_dir: Path) -> tuple[str, list[int]]:
+    """Return (spool_uid, acknowledged sequences as inclusive ranges), as the agent's own disk says.
+
+    A spool numbers batches from 1 and deletes one only when it is acknowledged: what it gave out and no longer holds was acknowledged.
+    """
+    connection = sqlite3.connect(f"file:{state_dir / 'spool.sqlite3'}?mode=ro", uri=True)
     try:
         facts = dict(connection.execute("SELECT name, value FROM facts").fetchall())
+        held = [row[0] for row in connection.execute("SELECT sequence FROM batches ORDER BY sequence")]
     finally:
         connection.close()
-    return facts["spool_uid"], [int(n) for n in facts["acked_ranges"].split(",") if n], int(facts["acked_samples"])
+    ranges: list[int] = []
+    first = 1
+    for sequence in [*held, int(facts.get("newest_sequence", 0)) + 1]:
+        if sequence > first:
+            ranges += [first, sequence - 1]
+        first = sequence + 1
+    return facts["spool_uid"], ranges
 
 
 async def verify_acked(run: Run, watcher: Watcher) -> dict[str, Any]:
     """Look every acknowledged sequence number up in the database, from the agents' side."""
-    acked_samples = lost = sequences = 0
+    samples = lost = sequences = 0
     per_agent: dict[str, Any] = {}
     for agent in agents_of(run.scenario):
-        uid, ranges, samples = spool_facts(run.folder / "agents" / agent)
+        uid, ranges = spool_facts(run.folder / "agents" / agent)
         asked = sum(last - first + 1 for first, last in zip(ranges[::2], ranges[1::2], strict=True))
         answer = await watcher.verify(agent, uid, ranges)
-        missing = asked - answer.stored_count
-        per_agent[agent] = {
-            "sequences": asked,
-            "stored": answer.stored_count,
-            "samples": samples,
-            "stored_samples": answer.sample_count,
-        }
+        per_agent[agent] = {"sequences": asked, "stored": answer.stored_count, "samples": answer.sample_count}
         sequences += asked
-        lost += missing + max(0, samples - answer.sample_count)
-        acked_samples += samples
+        lost += asked - answer.stored_count
+        samples += answer.sample_count
     return {
-        "acked_samples": acked_samples,
+        "acked_samples": samples,
         "acked_samples_lost": lost,
         "acked_sequences": sequences,
         "acked_by_agent": per_agent,
@@ -100,33 +100,28 @@ async def verify_acked(run: Run, watcher: Watcher) -> dict[str, Any]:
 
 
 def liars(scenario: Scenario, verdict: Mapping[str, Any], watcher: Watcher) -> dict[str, Any]:
-    """Return who was made to lie in a way that has a name, and who was named; groups of machines that draw more than they say."""
-    injected: dict[str, set[str]] = {}
-    for kind, word in NAMED_LIES.items():
-        for event in scenario.events:
-            if event.kind == kind:
-                injected.setdefault(word, set()).update(event.targets)
+    """Return who really lied in a way that has a name (the judge saw it), and who was named; groups that draw more than they say."""
     named: dict[str, set[str]] = {}
     groups: set[str] = set()
     for _, record in watcher.seen.events:
         if record.kind == "device_accused":
             named.setdefault(record.facts["word"], set()).add(record.subject.rsplit("/", 1)[-1])
-        if record.kind == "group_accused":
+        if record.kind == "group_accused" and record.facts.get("word") == "under_reports":
             groups.add(record.subject.rsplit("/", 1)[-1])
     draws_more = {name for event in scenario.events if event.kind == "draws_more" for name in event.targets}
     homes = {name: group.node for group in scenario.miners for name in group.device_names()}
     return {
-        "liars_injected": sorted(set().union(*injected.values()) if injected else set()),
+        "liars_injected": sorted(verdict.get("liars_injected", [])),
+        "liars_planted": sorted(verdict.get("liars_planted", [])),
         "liars_named": sorted(set().union(*named.values()) if named else set()),
         "liars_named_by_word": {word: sorted(names) for word, names in sorted(named.items())},
         "under_reporting_groups_injected": sorted({homes[name] for name in draws_more if name in homes}),
         "groups_named": sorted(groups),
-        "lies_seen_by_judge": verdict.get("lies", verdict.get("seen_lies", {})),
     }
 
 
-async def build_report(run: Run, watcher: Watcher) -> dict[str, Any]:
-    """Return the whole report."""
+async def build_report(run: Run, watcher: Watcher, baselines: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole report; `baselines` is the same scenario in virtual time under simpler policies."""
     scenario = run.scenario
     verdict = read_json(run.folder / "verdict.json")
     spans = quiet_spans(scenario)
@@ -168,7 +163,8 @@ async def build_report(run: Run, watcher: Watcher) -> dict[str, Any]:
         "energy_kwh": verdict.get("energy_kwh"),
         "unattributed_ratio": round(sum(gaps) / len(gaps), 4) if gaps else None,
         "margin_usd": margin_of_log(run.folder / "sim" / "truth.jsonl.gz", scenario),
-        "baselines": run_baselines(scenario, ("always-on", "gpu-filler-only")),
+        "baselines": baselines,
+        "fault_kinds": verdict.get("fault_kinds"),
         "diary": [f"{at_s:7.1f} s  {text}" for at_s, text in sorted(run.diary)],
     }
 
@@ -203,6 +199,11 @@ def bars(report: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
             str(report["gpu_inference_to_mining"]),
         ),
         ("at least 1 flip ROLLED_BACK", report["flips_rolled_back"] >= 1, str(report["flips_rolled_back"])),
+        (
+            "the controller was killed in mid-flip",
+            bool(report["controller_killed_mid_flip"]),
+            str(report["controller_killed_mid_flip"]).lower(),
+        ),
         ("no flip left open", report["flips_open"] == 0, str(report["flips_open"])),
         (
             "no false confirmation",

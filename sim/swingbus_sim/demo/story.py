@@ -202,7 +202,7 @@ class Story:
 
     async def _wait_file(self, path: Path, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while not path.exists():  # noqa: ASYNC110 - another process makes it
+        while not path.exists():
             self._check_alive()
             if time.monotonic() > deadline_s:
                 raise TimedOut(f"{path} was not made within {timeout_s:g} s")
@@ -266,7 +266,7 @@ class Story:
 
     async def finish(self) -> None:
         """End the simulator first, so that the judge hears the end; agents drain what they have, then all stops."""
-        for name in ("sim", "judge"):
+        for name in ("baselines", "sim", "judge"):
             if name in self.run.processes.names():
                 try:
                     await asyncio.to_thread(self.run.processes.wait, name, 20.0)
