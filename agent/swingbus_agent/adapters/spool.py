@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS batches (
   sample_unix_s REAL NOT NULL, size_bytes INTEGER NOT NULL, payload BLOB NOT NULL);
 """
 _COUNTS = ("thinned", "dropped", "rejected")
+_AGE_CHECK_S = 30.0  # between two looks for history that is too old
 _RELIEF_STEPS = 64  # per call; the rest waits for the next call
 
 
@@ -48,6 +49,7 @@ class SqliteSpool:
         self._size_bytes = 0
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._inventory: Inventory | None = None
+        self._aged_unix_s = 0.0
         self._inventory_id = ""
 
     async def open(self) -> str:
@@ -70,8 +72,12 @@ class SqliteSpool:
         await self._do(lambda: self._acknowledge(acknowledged, rejected))
 
     async def relieve(self, now_unix_s: float, busy: Collection[int]) -> tuple[int, int]:
-        if self._size_bytes <= self._bounds.max_bytes and not await self._do(lambda: self._has_old(now_unix_s)):
-            return 0, 0
+        if self._size_bytes <= self._bounds.max_bytes:
+            if abs(now_unix_s - self._aged_unix_s) < min(_AGE_CHECK_S, self._bounds.max_age_s / 10):
+                return 0, 0
+            self._aged_unix_s = now_unix_s
+            if not await self._do(lambda: self._has_old(now_unix_s)):
+                return 0, 0
         return await self._do(lambda: self._relieve(now_unix_s, busy))
 
     async def restart(self) -> None:

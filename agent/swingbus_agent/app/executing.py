@@ -55,22 +55,26 @@ class Executor:
         """Plan and write at every tick, reading or order, for ever."""
         async with asyncio.TaskGroup() as group:
             while True:
+                is_quiet = True
                 try:
-                    await self._round(group)
+                    is_quiet = not await self._round(group)
                 except SwingbusError as error:
                     # The record could not be stored: nothing may rise. Try again at the next tick.
                     _log.error("write_not_begun", bank=self._bank.name, reason=error.reason, message=str(error))
                 self.wake.clear()
                 try:
-                    async with asyncio.timeout(self._pace.tick_s):
+                    # With nothing to ask for, readings and orders wake it; the time alone matters less often.
+                    async with asyncio.timeout(max(1.0, self._pace.tick_s) if is_quiet else self._pace.tick_s):
                         await self.wake.wait()
                 except TimeoutError:
                     continue
 
-    async def _round(self, group: asyncio.TaskGroup) -> None:
-        for write in self._steward.plan(self._bank.name):
+    async def _round(self, group: asyncio.TaskGroup) -> bool:
+        """Write what is planned and may go out; return whether there is anything to do or under way."""
+        writes = self._steward.plan(self._bank.name)
+        for write in writes:
             if self._under_way >= self._pace.batch:
-                return
+                return True
             now_s = self._clock.monotonic_s()
             is_urgent = not write.is_raise and self._steward.is_emergency(self._bank.name)
             if not is_urgent and now_s - self._last_write_s < self._pace.stagger_s:
@@ -88,6 +92,7 @@ class Executor:
             self._under_way += 1
             self.write_count += 1
             group.create_task(self._carry_out(write))
+        return bool(writes) or self._under_way > 0
 
     async def _carry_out(self, write: Write) -> None:
         answer = WriteAnswer(taking=Taking.NO_ANSWER, detail="cut off")

@@ -118,8 +118,9 @@ class Reporter:
     async def _write(self, session: TelemetrySession) -> None:
         """Send live batches at once, and the backlog as credit and its rate allow."""
         next_backlog_s = self._clock.monotonic_s()
-        is_backlog_left = True
+        is_backlog_left = is_live_left = True
         while True:
+            is_live_left |= self._rounds.stored.is_set()
             self._rounds.stored.clear()
             self._freed.clear()
             if self._rounds.inventory_changed.is_set():
@@ -128,12 +129,15 @@ class Reporter:
             sending = self._sending
             if sending is None:
                 return
-            if sending.room:
-                live = await self._spool.read(sending.live_cursor, _HIGHEST, min(_READ_COUNT, sending.room))
+            if sending.room and is_live_left:
+                count = min(_READ_COUNT, sending.room)
+                live = await self._spool.read(sending.live_cursor, _HIGHEST, count)
                 for batch in live:
                     await self._send(session, batch.sequence, batch.payload)
-                if live:
+                is_live_left = len(live) == count
+                if is_live_left:
                     continue
+                sending = self._sending or sending
             now_s = self._clock.monotonic_s()
             if is_backlog_left and sending.room and now_s >= next_backlog_s:
                 count = max(1, min(_READ_COUNT, sending.room, int(self._backfill_per_s / 5)))
