@@ -25,7 +25,7 @@ from swingbus_controller.app.protecting import (
     growth_rank,
     is_retractable,
     shed_steps,
-    undone_w,
+    unshed_w,
 )
 from swingbus_controller.app.recording import Recorder, bank_subject
 from swingbus_controller.domain import orders, reports
@@ -297,8 +297,8 @@ class SiteEngine:
             )
 
     def _is_over(self, name: str, granted_w: float) -> bool:
-        open_flips = self.state.open_flips(name)
-        need_w = needed_w(self.state.models[name], self.state.holdings[name], open_flips) - undone_w(open_flips)
+        model, holdings, open_flips = self.state.models[name], self.state.holdings[name], self.state.open_flips(name)
+        need_w = needed_w(model, holdings, open_flips) - unshed_w(model, holdings, open_flips)
         return need_w > granted_w + TOLERANCE_W
 
     def _adopt(self, now_s: float, now_unix_s: float) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from swingbus_controller.domain.flip import Direction, Flip, WattState, new_flip
 from swingbus_controller.domain.guard import ShedStep
-from swingbus_controller.domain.placement import BankModel, Holdings, needed_w
+from swingbus_controller.domain.placement import BankModel, Holdings, charged_w, needed_w
 from swingbus_controller.domain.points import DeviceKind, Mode, OperatingPoint
 from swingbus_controller.domain.site_state import SiteState
 
@@ -81,13 +81,18 @@ def _free(model: BankModel, holdings: Holdings, open_flips: Sequence[Flip]) -> d
     return {name: (count, ()) for name, count in counts.items() if count > 0}
 
 
-def undone_w(open_flips: Iterable[Flip]) -> float:
-    """Return watts that growth on its way back will free by itself: nobody else has to give them."""
-    return sum(
+def unshed_w(model: BankModel, holdings: Holdings, open_flips: Iterable[Flip]) -> float:
+    """Return watts of a bank's need for which no other device of it should rest.
+
+    Growth on its way back frees them by itself; what failed flips are charged is not freed by resting others: it is the ledger that
+    finds other banks where a cut is not proven in time.
+    """
+    undone_w = sum(
         f.claim_delta_w
         for f in open_flips
         if f.claim_delta_w > 0.0 and f.watts is WattState.HELD and f.direction is Direction.UNDO
     )
+    return undone_w + charged_w(model, holdings)
 
 
 def is_retractable(flip: Flip) -> bool:
@@ -118,7 +123,7 @@ def _gives(
     model: BankModel, holdings: Holdings, open_flips: Sequence[Flip], reserved: frozenset[str]
 ) -> Iterator[tuple[tuple[int, float], float, float]]:
     """Yield (rank, watts in all, watts of one step) of everything that a bank can give."""
-    coming_w = undone_w(open_flips)
+    coming_w = unshed_w(model, holdings, open_flips)
     if coming_w > 0.0:
         yield (-2, 0.0), coming_w, coming_w
     for flip in open_flips:
@@ -167,7 +172,7 @@ def fitting_flips(
     model = state.models[bank]
     holdings = state.holdings[bank]
     open_flips = state.open_flips(bank)
-    over_w = needed_w(model, holdings, open_flips) - undone_w(open_flips) - granted_w
+    over_w = needed_w(model, holdings, open_flips) - unshed_w(model, holdings, open_flips) - granted_w
     flips: list[Flip] = []
     used: set[str] = set()
     for rung in _rungs(model, holdings, open_flips, reserved_classes(state, now_unix_s)):

@@ -105,7 +105,10 @@ def _is_released(model: BankModel, flip: Flip, seen: Sighting) -> bool:
     if model.kind is DeviceKind.GPU:
         answers = seen.report_generation >= seen.wish_generation > 0
         return answers and {int(u) for u in flip.unit_ids} <= set(seen.report.released_units)
-    return seen.is_applied
+    # A machine that ignores sleep is no longer waited for by its agent, yet it mines on: it must not pass for asleep.
+    ordered = sum(p.count for p in seen.ordered if p.mode is orders.Mode.MINING)
+    mining = sum(p.count for p in seen.report.observed if p.mode is orders.Mode.MINING)
+    return seen.is_applied and mining <= ordered
 
 
 def _starting(model: BankModel, flip: Flip, seen: Sighting, *, event_id: str, now_s: float) -> FlipEvent | None:

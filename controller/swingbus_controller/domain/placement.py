@@ -273,8 +273,12 @@ def needed_w(model: BankModel, holdings: Holdings, flips: Iterable[Flip], *, wit
         settled[flip.origin.name] -= flip.count
         flips_w += wanted_claim_w(flip) if with_asked else held_claim_w(flip)
     devices_w = sum(max(0, count) * model.points[name].claim_w for name, count in settled.items())
-    charged_w = sum(c.claim_w - c.count * model.points[c.point].claim_w for c in holdings.charges)
-    return model.fixed_claim_w + devices_w + flips_w + max(0.0, charged_w)
+    return model.fixed_claim_w + devices_w + flips_w + charged_w(model, holdings)
+
+
+def charged_w(model: BankModel, holdings: Holdings) -> float:
+    """Return what failed flips are charged beyond the points where their devices are told to be."""
+    return max(0.0, sum(c.claim_w - c.count * model.points[c.point].claim_w for c in holdings.charges))
 
 
 def point_orders(

@@ -92,10 +92,12 @@ def test_curtailment_during_growth_to_inference_withdraws_it() -> None:
     site.banks["gpu2/gpus"].slow["llm"] = 25.0
     site.market.demand = 32.0
     assert site.run(100, lambda: len(site.flips(Phase.STARTING)) >= 2), site.explain()
-    site.excuse(12.0)
+    site.excuse(15.0)
     site.curtail(16_000.0, notice_s=0.0, duration_s=100.0)
     site.run(100)
     assert site.true_w()["grid"] <= 16_000.0
+    for name in ("gpu1/gpus", "gpu2/gpus"):
+        site.banks[name].slow.clear()
     assert site.run(500, lambda: site.is_quiet() and mining(site) > 20), site.explain()
     site.verdicts.assert_clean()
 
@@ -322,4 +324,16 @@ def test_reserved_inference_is_capped_and_not_stopped() -> None:
         site.step()
         served = site.count("gpu1/gpus", Mode.INFERENCE) + site.count("gpu2/gpus", Mode.INFERENCE)
         assert served >= 8, site.explain()
+    site.verdicts.assert_clean()
+
+
+def test_shed_under_a_dead_meter_does_not_shed_more_and_more() -> None:
+    """A container whose meter is dead can't prove its shed: others give after the deadline, but nobody rests for it again and again."""
+    site = settled_site()
+    site.dead_meters.add("c1")
+    site.curtail(125_000.0, notice_s=40.0, duration_s=300.0)
+    site.run(250)
+    assert site.count("edge1/asics", Mode.MINING) + site.count("edge2/asics", Mode.MINING) >= 18, site.explain()
+    site.dead_meters.clear()
+    assert site.run(400, lambda: site.is_quiet() and mining(site) >= 29), site.explain()
     site.verdicts.assert_clean()
