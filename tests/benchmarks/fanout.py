@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.benchmarks.certificates import make_authority
 from tests.benchmarks.figure import Figure, check, percentile
-from tests.benchmarks.procs import environment, pss_bytes, running, stop, tail
+from tests.benchmarks.procs import environment, memory, running, stop, tail
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.sites import wide_site
 
@@ -95,7 +95,7 @@ def _run(folder: Path, site: Path, bundles: Path, names: list[str], rounds: int)
             check(heard == len(names), f"only {heard} agents connected:\n{tail(load_log)}")
             _round(server, log, len(names))  # the first one warms up
             seen = [_round(server, log, len(names)) for _ in range(rounds)]
-            return {"rounds": seen, "pss_bytes": pss_bytes(server.pid)}
+            return {"rounds": seen, "pss_bytes": memory(server.pid).pss_bytes}
     finally:
         for pipe in (server.stdin, server.stdout):
             if pipe is not None:

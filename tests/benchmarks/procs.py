@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from swingbus.faults import TimedOut, WrongState
@@ -104,12 +105,29 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def pss_bytes(pid: int) -> int:
-    """Return the proportional set size of one process."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Resident memory of one process: all of it, its share of shared pages counted, and what it shares with nobody."""
+
+    rss_bytes: int
+    pss_bytes: int
+    private_bytes: int
+
+
+def memory(pid: int) -> Memory:
+    """Return a process's resident memory as the kernel sums it."""
+    kb: dict[str, int] = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise WrongState(f"/proc/{pid}/smaps_rollup has no Pss line: this kernel cannot say it", reason="NO_PSS")
+        key, _, rest = line.partition(":")
+        if rest.strip().endswith("kB"):
+            kb[key] = int(rest.split()[0])
+    if "Pss" not in kb:
+        raise WrongState(f"/proc/{pid}/smaps_rollup has no Pss line: this kernel cannot say it", reason="NO_PSS")
+    return Memory(
+        rss_bytes=1024 * kb["Rss"],
+        pss_bytes=1024 * kb["Pss"],
+        private_bytes=1024 * (kb["Private_Clean"] + kb["Private_Dirty"]),
+    )
 
 
 def command_of(pid: int) -> str:
