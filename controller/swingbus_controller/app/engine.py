@@ -16,6 +16,7 @@ import structlog
 from swingbus.clock import Clock
 from swingbus.faults import WrongState
 from swingbus_controller.app.flipping import FlipRunner
+from swingbus_controller.app.naming import Accuser
 from swingbus_controller.app.ordering import OrderBook
 from swingbus_controller.app.planning import begun_flips, make_plan
 from swingbus_controller.app.protecting import (
@@ -34,14 +35,20 @@ from swingbus_controller.domain.budget import Hearing
 from swingbus_controller.domain.budget_events import (
     ControllerStarted,
     GrantIssued,
+    GrantKind,
     GroupSettled,
     JournalTrust,
     LimitRemoved,
     LimitSet,
 )
-from swingbus_controller.domain.budget_events import GroupExceeded as Exceeded
 from swingbus_controller.domain.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
-from swingbus_controller.domain.decisions import decide_adoption, decide_regrant, decide_settle, disturbance
+from swingbus_controller.domain.decisions import (
+    decide_adoption,
+    decide_cover,
+    decide_regrant,
+    decide_settle,
+    disturbance,
+)
 from swingbus_controller.domain.explain import explain
 from swingbus_controller.domain.flip import WattState
 from swingbus_controller.domain.flip_evidence import DeviceRows
@@ -52,7 +59,7 @@ from swingbus_controller.domain.market import MarketView
 from swingbus_controller.domain.observing import BlipWatch, WindowMaker, column
 from swingbus_controller.domain.placement import adopt, needed_w
 from swingbus_controller.domain.plan import Authority, Plan
-from swingbus_controller.domain.settle import NotSettled
+from swingbus_controller.domain.settle import NotSettled, SettleReason
 from swingbus_controller.domain.site_state import SiteState, payload
 from swingbus_controller.ports.budget_view import BankBudget, FeederBudget, SiteBudget
 from swingbus_controller.ports.journal import Journal, JournalEntry
@@ -62,6 +69,8 @@ log = structlog.get_logger()
 TICK_S = 0.25
 PLAN_PERIOD_S = 5.0
 KEPT_WINDOWS = 256
+# A grant that covers a reading leaves this much for the next one.
+COVER_RATIO = 1.02
 TOLERANCE_W = 1.0
 
 
@@ -83,6 +92,7 @@ class SiteEngine:
         self.state = state
         self.recorder = Recorder(site=state.site.name, journal=journal, state=state, clock=clock)
         self.book = OrderBook(state, instance)
+        self._accuser = Accuser(state, self.recorder)
         self.plan: Plan | None = None
         self.admission: Admission | None = None
         self._journal = journal
@@ -102,13 +112,17 @@ class SiteEngine:
         self._unmet_w: dict[str, float] = {}
         self._flip_count = 0
         self._poked = asyncio.Event()
+        self._began_s = clock.boottime_s()
+        self._greeted: set[str] = set()
+        self._to_greet: set[str] = set()
+        self._superseded: WrongState | None = None
         self._start(trust)
         self.flips = FlipRunner(
             state=state, recorder=self.recorder, book=self.book, report_of=self._reports.get, rows_of=self._rows.get
         )
 
-    def _start(self, trust: JournalTrust) -> None:
-        epoch = self._journal.claim_epoch(self._instance, self.state.ledger.epoch)
+    def _start(self, trust: JournalTrust, above: int = 0) -> None:
+        epoch = self._journal.claim_epoch(self._instance, max(above, self.state.ledger.epoch))
         now_s = self._clock.boottime_s()
         now_unix_s = self._clock.now().timestamp()
         started = ControllerStarted(
@@ -143,15 +157,16 @@ class SiteEngine:
                 modes=frame.modes,
                 read_s=[ns / 1e9 for ns in frame.read_boottime_ns],
             )
-            index = column(inventory, "uptime_s")
+            power = column(inventory.value_fields, "power_w")
+            if power is not None:
+                self._accuser.take_reported(name, frame.values[power :: len(inventory.value_fields)])
+            index = column(inventory.counter_fields, "uptime_s")
             if index is not None:
-                width = len(inventory.value_fields)
-                uptimes = [float(frame.values[row * width + index]) for row in range(len(inventory.devices))]
+                width = len(inventory.counter_fields)
+                uptimes = [float(frame.counters[row * width + index]) for row in range(len(inventory.devices))]
                 is_ordered = bool(self.state.open_flips(name))
-                self._disturb(
-                    self._blips.uptimes(name, [d.device for d in inventory.devices], uptimes, is_ordered=is_ordered),
-                    now_s,
-                )
+                names = [d.device for d in inventory.devices]
+                self._disturb(self._blips.uptimes(name, names, uptimes, is_ordered=is_ordered), now_s)
         for meter in batch.meters:
             feeder = self.state.site.feeder_of_meter(meter.meter)
             if feeder is None or self.state.site.feeder_notes[feeder].meter_agent != batch.agent:
@@ -159,6 +174,7 @@ class SiteEngine:
             self._disturb(self._blips.voltage(meter.meter, meter.voltage_v), now_s)
             window = self._makers.setdefault(feeder, WindowMaker(feeder, batch.agent)).take(meter, batch.boot_id)
             if window is not None and self.state.ledger.observe_window(window, now_s):
+                self._accuser.take_window(window, now_s)
                 spec = self.state.ledger.meters[feeder].meter
                 self._windows.setdefault(feeder, deque(maxlen=KEPT_WINDOWS)).append(
                     SeenWindow(
@@ -173,22 +189,50 @@ class SiteEngine:
 
     def take_report(self, report: orders.AgentReport, *, is_hello: bool, now_s: float) -> None:
         """Take in what an agent holds and does."""
+        if not is_hello and report.agent in self._to_greet:
+            raise WrongState(
+                f"this controller began epoch {self.state.ledger.epoch} after agent {report.agent} connected: connect again.",
+                reason="NEW_EPOCH",
+            )
         for bank in report.banks:
             name = f"{report.agent}/{bank.bank}"
             if name not in self.state.models:
                 continue
             heard = self.state.ledger.observe_report(_ledger_report(report, bank), now_s)
             if heard is Hearing.FENCED:
-                raise WrongState(
-                    f"agent {report.agent} obeys epoch {report.epoch} of {report.fence_instance or 'another controller'}, ours is "
-                    f"{self.state.ledger.epoch}: another controller runs this site. Stop one of the two.",
-                    reason="FENCED",
-                    metadata={"agent": report.agent, "epoch": str(report.epoch)},
-                )
+                self._meet_fence(name, report, now_s)
+                heard = self.state.ledger.observe_report(_ledger_report(report, bank), now_s)
             if heard is Hearing.TAKEN:
                 self._reports[name] = (report, bank)
-                self._accuse(name, bank)
+                self._accuser.take_report(name, bank, now_s)
         self._poked.set()
+
+    def _meet_fence(self, name: str, report: orders.AgentReport, now_s: float) -> None:
+        """Deal with an agent that obeys an epoch above ours: begin a higher one just after a start, else stop or refuse it.
+
+        Just after a start it shows that our journal is lost or old: everything counts at its ceiling again. Later, an agent that had
+        obeyed us shows that a newer controller runs the site; one that never did is refused alone.
+        """
+        ledger = self.state.ledger
+        is_starting = now_s - self._began_s <= self.state.site.protocol.adopt_grace_s
+        if is_starting and ledger.trust is not JournalTrust.CURRENT:
+            log.warning("epoch_overtaken", agent=report.agent, seen=report.epoch, ours=ledger.epoch)
+            self._reports.clear()
+            self._start(JournalTrust.LOST, above=report.epoch)
+            self.flips.forget_sightings()
+            self._to_greet = self._greeted - {report.agent}
+            return
+        fault = WrongState(
+            f"agent {report.agent} obeys epoch {report.epoch} of {report.fence_instance or 'another controller'}, ours is "
+            f"{ledger.epoch}. If another controller runs this site, stop one of the two; if none does, our journal is older than this "
+            "agent: restart this controller and it will begin a higher epoch.",
+            reason="FENCED",
+            metadata={"agent": report.agent, "epoch": str(report.epoch)},
+        )
+        if ledger.is_adopted(name):
+            self._superseded = fault
+            self._poked.set()
+        raise fault
 
     def note_marker(self, agent: str, marker: int, now_s: float) -> None:
         """Let the ledger count what the link has sent, so that the next marker after an Applied is truly a later one."""
@@ -200,6 +244,8 @@ class SiteEngine:
 
     def adopt_order(self, agent: str) -> orders.AdoptOrder:
         """Return what fences the agent to our epoch."""
+        self._greeted.add(agent)
+        self._to_greet.discard(agent)
         return self.book.adopt_order(agent)
 
     def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> orders.RenewalReply:
@@ -234,7 +280,9 @@ class SiteEngine:
             await asyncio.sleep(0)
 
     def tick(self, now_s: float, now_unix_s: float) -> None:
-        """Decide once."""
+        """Decide once. Raises WrongState (FENCED) once a newer controller runs the site."""
+        if self._superseded is not None:
+            raise self._superseded
         if self.state.authority is Authority.CONTROL:
             self._protect(now_s, now_unix_s)
             self._adopt(now_s, now_unix_s)
@@ -259,7 +307,7 @@ class SiteEngine:
         ledger = self.state.ledger
         for exceeded in exceeded_groups(ledger, now_s):
             self.recorder.record(self.recorder.budget(exceeded))
-            self._accuse_group(exceeded)
+            self._accuser.take_exceeded(exceeded)
         cuts = guard(ledger, shed_steps(self.state, now_unix_s), now_s)
         if cuts.grants:
             self.recorder.record(*(self.recorder.budget(grant) for grant in cuts.grants))
@@ -268,12 +316,14 @@ class SiteEngine:
             if cuts.unmet_w:
                 log.warning("shed_fell_short", unmet_w={k: round(v) for k, v in cuts.unmet_w.items()})
         for name in self.state.holdings:
-            self._fit(name, now_unix_s)
+            self._fit(name, now_s, now_unix_s)
 
-    def _fit(self, name: str, now_unix_s: float) -> None:
+    def _fit(self, name: str, now_s: float, now_unix_s: float) -> None:
         """Make a bank's devices fit its newest grant: call back growth that is under way, newest first, then shed."""
         newest = self.state.ledger.newest_grant(name)
-        if newest is None or not self._is_over(name, newest.grant_w):
+        if newest is None:
+            return
+        if self._cover(name, newest, now_s) or not self._is_over(name, newest.grant_w):
             return
         for is_last, rank in ((False, LAST_MINING_RANK), (True, LAST_RANK)):
             for flip in reversed(self.state.open_flips(name)):
@@ -295,6 +345,44 @@ class SiteEngine:
                     up_to=rank,
                 )
             )
+
+    def _cover(self, name: str, newest: GrantIssued, now_s: float) -> bool:
+        """Grant up to what the bank counts at anyway, where its newest grant holds less than is there; tell whether that was done.
+
+        After a lapse the bank fell further than anybody asked. After a cut that machines ignore nothing would ever settle. A cut that
+        `guard` made is left alone until it had its time.
+        """
+        ledger = self.state.ledger
+        heard = self._reports.get(name)
+        if ledger.is_settled(name) or heard is None:
+            return False
+        waited_s = now_s - newest.at_s
+        is_stuck = waited_s > self.state.site.protocol.shed_deadline_s
+        wanted_w = 0.0
+        if newest.kind is GrantKind.REGRANT and self._is_over(name, newest.grant_w):
+            model = self.state.models[name]
+            wanted_w = needed_w(model, self.state.holdings[name], self.state.open_flips(name))
+        elif is_stuck and heard[1].generation == newest.generation:
+            wanted_w = heard[1].counted_power_w
+            group = ledger.group_of(name)
+            refusal = None if group is None else self._not_settled.get(group)
+            if (
+                refusal is not None
+                and refusal.reason is SettleReason.ABOVE_GRANT
+                and ledger.group_banks(group or "") == (name,)
+            ):
+                metered_w = ledger.meters[group or ""].upper_w() or 0.0
+                wanted_w = max(
+                    wanted_w, COVER_RATIO * metered_w / ledger.tree.loss_factor(ledger.spec(name).feeder, group or "")
+                )
+        wanted_w = min(wanted_w, ledger.claim_w(name)) if wanted_w > newest.grant_w + TOLERANCE_W else 0.0
+        if wanted_w <= newest.grant_w + TOLERANCE_W:
+            return False
+        covered = decide_cover(ledger, name, wanted_w, now_s, reason="covers what is there")
+        if not isinstance(covered, GrantIssued):
+            return False
+        self.recorder.record(self.recorder.budget(covered))
+        return True
 
     def _is_over(self, name: str, granted_w: float) -> bool:
         model, holdings, open_flips = self.state.models[name], self.state.holdings[name], self.state.open_flips(name)
@@ -403,25 +491,6 @@ class SiteEngine:
         if self.state.ledger.disturbed_until_s - now_s > self.state.site.protocol.disturbance_s - 1.0:
             return
         self.recorder.record(self.recorder.budget(disturbance(self.state.ledger, why, now_s)))
-
-    def _accuse(self, name: str, bank: orders.BankReport) -> None:
-        for straggler in bank.stragglers:
-            word = {"ignored": "ignored_write", "self_woke": "self_woke"}.get(straggler.reason)
-            subject = f"{bank_subject(name)}/devices/{straggler.device}"
-            if word is None or word in self.state.accusations.get(subject, ()):
-                continue
-            words = f"{straggler.device} of {name}: {word.replace('_', ' ')} after {straggler.attempt_count} writes; look at the machine"
-            record = {"accusation": {"subject": subject, "word": word}}
-            self.recorder.record(
-                self.recorder.entry("device_accused", subject, words, facts={"word": word}, payload=record)
-            )
-
-    def _accuse_group(self, exceeded: Exceeded) -> None:
-        subject = f"feeders/{exceeded.group}"
-        if "exceeds_grant" not in self.state.accusations.get(subject, ()):
-            record = {"accusation": {"subject": subject, "word": "exceeds_grant"}}
-            words = f"{exceeded.group} draws {(exceeded.upper_w - exceeded.granted_w) / 1000:.1f} kW more than granted"
-            self.recorder.record(self.recorder.entry("group_accused", subject, words, payload=record))
 
     # What people may see (ports.budget_view).
 

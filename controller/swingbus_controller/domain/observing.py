@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swingbus_controller.domain.frames import BankInventory, MeterFrame
+from swingbus_controller.domain.frames import MeterFrame
 from swingbus_controller.domain.reports import MeterWindow
 
 # A gap between two measurements longer than this many windows is not bridged.
@@ -149,9 +149,9 @@ class BlipWatch:
         return None
 
 
-def column(inventory: BankInventory, field: str) -> int | None:
-    """Return the index of a value field in this bank's matrix, None where it has no such field."""
+def column(fields: Sequence[str], field: str) -> int | None:
+    """Return the index of a field in a bank's matrix, None where it has no such field."""
     try:
-        return inventory.value_fields.index(field)
+        return fields.index(field)
     except ValueError:
         return None

@@ -1,0 +1,98 @@
+"""Names on the record: machines that ignore or wake, groups that draw more than was granted or than they report.
+
+Decides what is accused and when it is not: nobody is accused of what a disturbance did (a blip wakes every machine with volatile
+sleep), and a gap at a meter accuses only while nothing was asked of its group. Invariant: each subject is accused of each word once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from swingbus_controller.app.recording import Recorder, bank_subject
+from swingbus_controller.domain import orders
+from swingbus_controller.domain.accusing import GapWatch
+from swingbus_controller.domain.budget_events import GroupExceeded
+from swingbus_controller.domain.points import WORKING_MODES
+from swingbus_controller.domain.reports import MeterWindow
+from swingbus_controller.domain.site_state import SiteState
+
+WORDS = {"ignored": "ignored_write", "self_woke": "self_woke"}
+# A step of this share of the group's largest device is more than fans, errors and noise make at a standstill.
+STEP_RATIO = 0.5
+
+
+class Accuser:
+    """Keeps what accusations need of the past, and records them."""
+
+    def __init__(self, state: SiteState, recorder: Recorder) -> None:
+        self._state = state
+        self._recorder = recorder
+        self._excused: set[tuple[str, str]] = set()
+        self._reported_w: dict[str, float] = {}
+        self._watches: dict[str, GapWatch] = {}
+        self._grants: dict[str, tuple[object, ...]] = {}
+
+    def take_report(self, name: str, bank: orders.BankReport, now_s: float) -> None:
+        """Accuse devices that the agent could not bring where they shall be, and that no disturbance excuses."""
+        out_of_place = {(name, s.device) for s in bank.stragglers}
+        known = {pair for pair in self._excused if pair[0] == name}
+        if now_s < self._state.ledger.disturbed_until_s:
+            self._excused |= out_of_place
+            return
+        # Excused until it was seen in its place once.
+        self._excused -= known - out_of_place
+        for straggler in bank.stragglers:
+            word = WORDS.get(straggler.reason)
+            if word is None or (name, straggler.device) in self._excused:
+                continue
+            words = f"{straggler.device} of {name}: {word.replace('_', ' ')} after {straggler.attempt_count} writes; look at the machine"
+            self._accuse("device_accused", f"{bank_subject(name)}/devices/{straggler.device}", word, words)
+
+    def take_exceeded(self, exceeded: GroupExceeded) -> None:
+        """Accuse a group that draws more than all its grants."""
+        words = f"{exceeded.group} draws {(exceeded.upper_w - exceeded.granted_w) / 1000:.1f} kW more than granted"
+        self._accuse("group_accused", f"feeders/{exceeded.group}", "exceeds_grant", words)
+
+    def take_reported(self, name: str, column: Sequence[float]) -> None:
+        """Remember what a bank's devices say that they draw together; one that says nothing makes the sum useless."""
+        part = math.fsum(column)
+        if math.isnan(part):
+            self._reported_w.pop(name, None)
+        else:
+            self._reported_w[name] = part
+
+    def take_window(self, window: MeterWindow, now_s: float) -> None:
+        """Compare a group's meter with what its devices report."""
+        ledger = self._state.ledger
+        banks = ledger.group_banks(window.feeder)
+        if not banks:
+            return
+        watch = self._watches.setdefault(window.feeder, GapWatch(STEP_RATIO * self._largest_w(banks)))
+        grants = tuple(ledger.newest_grant(bank) for bank in banks)
+        is_moving = any(self._state.open_flips(bank) for bank in banks) or now_s < ledger.disturbed_until_s
+        if is_moving or grants != self._grants.get(window.feeder) or any(b not in self._reported_w for b in banks):
+            self._grants[window.feeder] = grants
+            watch.disturb()
+            return
+        step = watch.take(now_s, window.mean_w, sum(self._reported_w[bank] for bank in banks))
+        if step is not None:
+            words = (
+                f"{window.feeder}: the meter rose by {step.rise_w / 1000:.1f} kW above what its machines report, with nothing asked "
+                "of them; one of them draws more than it says, or a load was added"
+            )
+            self._accuse("group_accused", f"feeders/{window.feeder}", "under_reports", words)
+
+    def _largest_w(self, banks: Sequence[str]) -> float:
+        return max(
+            point.draw_w
+            for bank in banks
+            for point in self._state.models[bank].points.values()
+            if point.mode in WORKING_MODES
+        )
+
+    def _accuse(self, kind: str, subject: str, word: str, words: str) -> None:
+        if word in self._state.accusations.get(subject, ()):
+            return
+        record = {"accusation": {"subject": subject, "word": word}}
+        self._recorder.record(self._recorder.entry(kind, subject, words, facts={"word": word}, payload=record))
