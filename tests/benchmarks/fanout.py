@@ -47,7 +47,9 @@ def measure_fanout(settings: Settings) -> list[Figure]:
                 "p50_ms": round(1000 * statistics.median(x for s in seen["rounds"] for x in s["latencies_s"]), 1),
                 "rounds_p99_ms": [round(p, 1) for p in p99s],
                 "max_ms": round(1000 * max(x for s in seen["rounds"] for x in s["latencies_s"]), 1),
-                "server_cpu_ms_per_round": round(1000 * statistics.median(s["server_cpu_s"] for s in seen["rounds"]), 1),
+                "server_cpu_ms_per_round": round(
+                    1000 * statistics.median(s["server_cpu_s"] for s in seen["rounds"]), 1
+                ),
                 "server_pss_mb": round(seen["pss_bytes"] / 1e6, 1),
             }
     return [

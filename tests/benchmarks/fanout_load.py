@@ -35,10 +35,14 @@ async def serve(agent: str, bundles: Path, endpoint: str, gate: asyncio.Semaphor
         async with gate:
             async with asyncio.timeout(60):
                 await channel.channel_ready()
-            call: Any = AgentLinkServiceStub(channel).StreamControl()  # type: ignore[no-untyped-call]
-            await call.write(pb2.StreamControlRequest(hello=pb2.ControlHello(
-                agent=agent, instance_uid=f"{agent}-1", effective=_effective(agent, 1), ticket="t0"
-            )))
+            call: Any = AgentLinkServiceStub(channel).StreamControl()
+            await call.write(
+                pb2.StreamControlRequest(
+                    hello=pb2.ControlHello(
+                        agent=agent, instance_uid=f"{agent}-1", effective=_effective(agent, 1), ticket="t0"
+                    )
+                )
+            )
             await call.read()  # the fence
         sequence = 1
         while True:

@@ -49,7 +49,9 @@ ROUND_S = 30.0
 class PlainControl:
     """Implements `ports.control.ControlPlane`: one order per agent, changed for all at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, agent_count: int) -> None:
+        self._agent_count = agent_count
+        self.all_heard = asyncio.Event()
         self.generation = 0
         self.heard: set[str] = set()
         self.answered_s: dict[str, float] = {}
@@ -76,7 +78,8 @@ class PlainControl:
     def note_hashes(self) -> None:
         """Reckon what every agent must echo; outside the measured time, since the link reckons it itself."""
         self._hashes = {
-            agent: codec.order_to_proto(order, marker=1, ticket="").desired.hash for agent, order in self._orders.items()
+            agent: codec.order_to_proto(order, marker=1, ticket="").desired.hash
+            for agent, order in self._orders.items()
         }
 
     def check(self, agents: list[str]) -> None:
@@ -114,6 +117,8 @@ class PlainControl:
         """Count a hello or an answer to the newest order."""
         if is_hello:
             self.heard.add(report.agent)
+            if len(self.heard) == self._agent_count:
+                self.all_heard.set()
             return
         if report.generation != self.generation or report.epoch != EPOCH or report.agent in self.answered_s:
             return
@@ -177,7 +182,7 @@ async def main(site: Path) -> None:
     agents = sorted(configuration.site.agents())
     clock = SystemClock()
     authority = CertificateAuthority(configuration.controller.pki_dir)
-    control = PlainControl()
+    control = PlainControl(len(agents))
     ingest: Any = NoIngest()
     link = AgentLinkService(
         ingest=ingest,
@@ -197,8 +202,7 @@ async def main(site: Path) -> None:
         match line:
             case "wait":
                 async with asyncio.timeout(120):
-                    while len(control.heard) < len(agents):
-                        await asyncio.sleep(0.1)
+                    await control.all_heard.wait()
                 # As the program does once it serves.
                 gc.collect()
                 gc.freeze()

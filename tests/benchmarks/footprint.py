@@ -4,13 +4,14 @@ The agent runs as it is installed: byte code compiled, its own certificate, spoo
 miner library's child) are counted, workloads would not be (none run). Asserted: what it read is stored at the controller, as many samples
 as the period promises, with the numbers that the simulated devices showed; no process of it ended or was replaced meanwhile.
 
-PSS is also told as it would be on a host of its own: here the controller and this program share library pages with it, which makes its
-plain PSS look smaller than it will be. That larger number is the figure.
+PSS is told twice: as the kernel counts it here, and as it would be on a host of its own. Here the controller and this program share
+library pages with it, which makes its PSS look smaller than it will be.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from tests.benchmarks import sites
 from tests.benchmarks.certificates import make_authority
 from tests.benchmarks.controllers import controller
 from tests.benchmarks.figure import Figure, check
-from tests.benchmarks.procs import command_of, cpu_s, environment, memory, running, tail, tree
+from tests.benchmarks.procs import command_of, cpu_s, environment, memory, running, tail, tree, wait_for_file
 from tests.benchmarks.settings import Settings
 from tests.fakes.gpu_host import GpuHost
 
@@ -175,19 +176,16 @@ def measure_asic_agent(settings: Settings) -> list[Figure]:
         parts = ["[sampling]\nasic_period_s = 5.0\n"]
         for group in scenario.miners:
             parts.append(_ASIC_BANK.format(name=group.name))
-            for device in group.device_names():
-                parts.append(
-                    f'[[bank.miner]]\nname = "{device}"\naddress = "{addresses[device]}"\n'
-                    f'firmware = "{group.asic_class.firmware}"\n'
-                    + (f"password_file = {json.dumps(str(secret))}\n" if group.password is not None else "")
-                )
+            parts.extend(
+                f'[[bank.miner]]\nname = "{device}"\naddress = "{addresses[device]}"\n'
+                f'firmware = "{group.asic_class.firmware}"\n'
+                + (f"password_file = {json.dumps(str(secret))}\n" if group.password is not None else "")
+                for device in group.device_names()
+            )
         log = folder / "sim.log"
         command = [sys.executable, "-m", "swingbus_sim.main", "run", str(path), "--dir", str(folder / "sim")]
         with running(command, log) as process:
-            until_s = time.monotonic() + 60.0
-            while not (folder / "sim" / "control.sock").exists():
-                check(process.poll() is None and time.monotonic() < until_s, f"the simulator does not start:\n{tail(log)}")
-                time.sleep(0.1)
+            wait_for_file(folder / "sim" / "sim.json", process, log)
             yield "".join(parts), {}
 
     def is_right(bank: link_pb2.BankSamples, spec: link_pb2.BankSpec) -> bool:
@@ -221,7 +219,7 @@ def _measure(
         text, env = stack.enter_context(host(folder))
         server = stack.enter_context(controller(site))
         config = _write_config(folder, bundles, server.endpoint, text)
-        command = [sys.executable, "-m", "swingbus_agent.main", "run", "--config", str(config)]
+        command = [sys.executable, "-m", "tests.benchmarks.agent_as_installed", "run", "--config", str(config)]
         log = folder / "agent.log"
         if not settings.quick:
             settings.say(f"{name}: a first start compiles what an installed agent has compiled")
@@ -248,8 +246,14 @@ def _measure(
                 alone.append((main.rss_bytes + sum(m.private_bytes for m in seen.values())) / 1e6)
             ended_unix_s = time.time()
             details: dict[str, object] = {
-                "pss_mb_beside_others": [round(mb, 1) for mb in plain],
-                "processes": {command_of(pid)[-60:]: round(memory(pid).pss_bytes / 1e6, 1) for pid in pids},
+                "processes_mb": {
+                    command_of(pid)[-60:]: {
+                        "rss": round(memory(pid).rss_bytes / 1e6, 1),
+                        "pss": round(memory(pid).pss_bytes / 1e6, 1),
+                        "private": round(memory(pid).private_bytes / 1e6, 1),
+                    }
+                    for pid in pids
+                },
                 "cpu_ms_per_s": {
                     command_of(pid)[-60:]: round(1000 * (after[0][pid] - before[0][pid]) / window_s, 2) for pid in pids
                 },
@@ -259,29 +263,45 @@ def _measure(
     details["samples_stored"] = stored["samples"]
     wanted = device_count * (ended_unix_s - began_unix_s) / period_s
     check(
-        stored["samples"] >= (0.5 if settings.quick else 0.9) * wanted, f"{stored['samples']} samples, {wanted:.0f} are due"
+        stored["samples"] >= (0.5 if settings.quick else 0.9) * wanted,
+        f"{stored['samples']} samples, {wanted:.0f} are due",
     )
-    check(stored["frames"] and all(is_right(*frame) for frame in stored["frames"]), "the stored numbers are not the devices'")
+    check(
+        stored["frames"] and all(is_right(*frame) for frame in stored["frames"]),
+        "the stored numbers are not the devices'",
+    )
     asserted = (
         f"{stored['samples']} device samples of the window are in the controller's database ({wanted:.0f} are due)",
         f"the power of every device in {len(stored['frames'])} stored bank frames is what the simulated devices showed",
         "every process of the agent lived through the windows",
     )
-    cpu_notes = ("CPU of all its processes; sampling, spool (fsync), link over mutual TLS, host readings and metrics included",)
+    cpu_notes = (
+        "CPU of all its processes; sampling, spool (fsync), link over mutual TLS, host readings and metrics included",
+    )
     return [
         Figure(
             name=f"{name}_pss",
-            unit="MB (all processes, as on a host of its own)",
+            unit="MB (PSS of all its processes)",
+            runs=tuple(plain),
+            aim=memory_aim,
+            is_lower_better=True,
+            asserted=asserted,
+            notes=(
+                "the kernel's PSS beside a controller and this program, which share its interpreter and libraries: see the next figure",
+                "a real driver library's own memory comes on top",
+            ),
+            details=details,
+        ),
+        Figure(
+            name=f"{name}_alone",
+            unit="MB (the same on a host of its own)",
             runs=tuple(alone),
             aim=memory_aim,
             is_lower_better=True,
             asserted=asserted,
             notes=(
-                "resident main process plus private pages of its children: an upper estimate of PSS where nobody else shares its libraries; "
-                "`pss_mb_beside_others` is the kernel's PSS here",
-                "a real driver library's own memory comes on top",
+                "resident main process plus private pages of its children: what PSS would be, at most, where nobody shares its libraries",
             ),
-            details=details,
         ),
         Figure(
             name=f"{name}_cpu",
@@ -308,10 +328,16 @@ def _write_config(folder: Path, bundles: Path, endpoint: str, text: str) -> Path
     state = folder / "agent"
     install_bundle(load_bundle(bundles / f"{AGENT}.toml"), state / "bundle")
     head = f'name = "{AGENT}"\nstate_dir = {json.dumps(str(state))}\nwrites = true\n'
-    link = f'[controller]\nendpoint = "{endpoint}"\n[metrics]\nport = 0\n'
+    link = f'[controller]\nendpoint = "{endpoint}"\n[metrics]\nport = {_free_port()}\n'
     path = folder / "agent.toml"
     path.write_text(head + link + text, encoding="utf-8")
     return path
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _stored(path: Path, began_unix_s: float, ended_unix_s: float) -> dict[str, Any]:
@@ -324,7 +350,7 @@ def _stored(path: Path, began_unix_s: float, ended_unix_s: float) -> dict[str, A
         ).fetchall()
     finally:
         database.close()
-    frames = []
+    frames: list[tuple[link_pb2.BankSamples, link_pb2.BankSpec]] = []
     for _, payload, inventory in rows[-40:]:
         specs = link_pb2.Inventory.FromString(inventory).banks
         batch = agent_link_service_pb2.StreamTelemetryRequest.FromString(payload).batch

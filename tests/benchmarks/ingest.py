@@ -11,6 +11,7 @@ import asyncio
 import json
 import random
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,6 @@ from tests.benchmarks.snapshots import (
     DEVICE_SAMPLES,
     FIELD_SAMPLES,
     SnapshotMaker,
-    inventory,
     real_columns,
     trial_columns,
 )
@@ -39,20 +39,27 @@ from tests.benchmarks.snapshots import (
 STREAMS = 16
 AIM = 10_000_000.0
 BOUND = 26_800_000.0
-BOUND_SOURCE = "trials.md 3b: grpc.aio, bytes to numpy, a sum, SQLite blob, 50 per commit, without TLS, synchronous=NORMAL"
+BOUND_SOURCE = (
+    "trials.md 3b: grpc.aio, bytes to numpy, a sum, SQLite blob, 50 per commit, without TLS, synchronous=NORMAL"
+)
 _SPOT_CHECKS = 25
 
 
 def measure_ingest(settings: Settings) -> list[Figure]:
     """Return ingest under OBSERVE, and again with the deciding part running beside it."""
     figures = []
+    bounds: list[float] = []
     for authority, name in (("observe", "ingest"), ("control", "ingest_beside_engine")):
         runs = []
         details: dict[str, object] = {}
         for number in range(settings.runs):
             settings.say(f"{name}: run {number + 1} of {settings.runs}")
+            if authority == "observe":
+                bounds.append(_run_bound(settings))
             fields_per_s, details = _run(settings, authority)
             runs.append(fields_per_s)
+        details["least_server_here"] = [round(bound) for bound in bounds]
+        details["ratio_to_least_server_here"] = round(statistics.median(runs) / statistics.median(bounds), 3)
         figures.append(
             Figure(
                 name=name,
@@ -70,6 +77,7 @@ def measure_ingest(settings: Settings) -> list[Figure]:
                     f"{STREAMS} mutually authenticated streams, snapshots of {FIELD_SAMPLES} field samples; conditions, modes, reading "
                     "times, host readings and one meter reading travel with each and are not counted",
                     "CPU of the whole server process: TLS, gRPC, folding, sums, meters, SQLite with synchronous=FULL",
+                    "the least server (ingest_bound.py: no checks, no fleet, no fsync) took the same load right before each run",
                     *(
                         ("authority control: the engine sees every batch; no agent holds a control stream",)
                         if authority == "control"
@@ -153,9 +161,11 @@ def _run_bound(settings: Settings) -> float:
 
 async def _verify(server: RunningController, bundles: Path, streams: dict[str, dict[str, int]]) -> None:
     async with open_channel(load_bundle(bundles / f"{VIEWER}.toml"), endpoint=server.endpoint) as channel:
-        fleet = fleet_service_pb2_grpc.FleetServiceStub(channel)  # type: ignore[no-untyped-call]
+        fleet = fleet_service_pb2_grpc.FleetServiceStub(channel)
         for agent, stream in streams.items():
-            check(stream["acked"] == stream["sent"] > 0, f"{agent}: {stream['sent']} sent, {stream['acked']} acknowledged")
+            check(
+                stream["acked"] == stream["sent"] > 0, f"{agent}: {stream['sent']} sent, {stream['acked']} acknowledged"
+            )
             answer = await fleet.VerifySequences(
                 fleet_service_pb2.VerifySequencesRequest(
                     name=f"sites/bench/agents/{agent}", spool_uid=f"{agent}-spool", ranges=[1, stream["acked"]]
@@ -189,15 +199,16 @@ def _compare_bytes(path: Path, agents: list[str], streams: dict[str, dict[str, i
 def measure_wire(settings: Settings) -> list[Figure]:
     """Return the bytes of one snapshot on the wire, as the trials' 3,200 fields and as today's fields."""
     figures = []
-    for name, columns, bound in (("wire_snapshot", trial_columns, 12_840.0), ("wire_snapshot_real", real_columns, None)):
+    for name, columns, bound in (
+        ("wire_snapshot", trial_columns, 12_840.0),
+        ("wire_snapshot_real", real_columns, None),
+    ):
         maker = SnapshotMaker(gpus=columns(Kind.GPU), asics=columns(Kind.ASIC), meter="m", seed=0)
         sizes = [len(maker.message(sequence)) for sequence in (10, 10_000, 10_000_000)]
         parsed = _parse_batch(maker.message(10_000))
         check([len(b.modes) for b in parsed.banks] == [8, 200] and len(parsed.meters) == 1, "the snapshot is not whole")
         fields = 8 * columns(Kind.GPU).count + 200 * columns(Kind.ASIC).count
-        check(
-            sum(len(b.values) + len(b.counters) for b in parsed.banks) == fields, f"it has not its {fields} numbers"
-        )
+        check(sum(len(b.values) + len(b.counters) for b in parsed.banks) == fields, f"it has not its {fields} numbers")
         figures.append(
             Figure(
                 name=name,
@@ -209,7 +220,7 @@ def measure_wire(settings: Settings) -> list[Figure]:
                 asserted=("parsed again it has every matrix in full",),
                 notes=(
                     "counters are 64-bit (float32 loses joules), and each row carries condition, mode and reading time",
-                    f"the inventory, sent once a session: {len(inventory(columns(Kind.GPU), columns(Kind.ASIC)).SerializeToString())} bytes",
+                    f"the inventory, sent once a session: {maker.inventory.ByteSize()} bytes",
                 ),
                 details={"parts": _parts(parsed)},
             )
@@ -228,9 +239,7 @@ def _parts(batch: Any) -> dict[str, int]:
     from swingbus.link.v1alpha import link_pb2
 
     parts = {
-        name: sum(
-            len(link_pb2.BankSamples(**{name: getattr(bank, name)}).SerializeToString()) for bank in batch.banks
-        )
+        name: sum(len(link_pb2.BankSamples(**{name: getattr(bank, name)}).SerializeToString()) for bank in batch.banks)
         for name in ("values", "counters", "conditions", "modes", "read_boottime_ns")
     }
     parts["meters"] = sum(len(meter.SerializeToString()) for meter in batch.meters)

@@ -42,11 +42,15 @@ class LeastServer:
         """Serve one stream."""
         hello = await anext(requests)
         assert hello
-        await context.write(pb2.StreamTelemetryResponse(welcome=pb2.TelemetryWelcome(credit=CREDIT)).SerializeToString())
+        await context.write(
+            pb2.StreamTelemetryResponse(welcome=pb2.TelemetryWelcome(credit=CREDIT)).SerializeToString()
+        )
         state: dict[str, Any] = {"context": context, "stored": 0}
         async for payload in requests:
             # Four bytes at a time from the first whole one: as much arithmetic as the trials' flat matrices took.
-            self.total += int(np.add.reduce(np.frombuffer(payload, dtype=np.uint8, count=len(payload) & ~3).view(np.uint32)))
+            self.total += int(
+                np.add.reduce(np.frombuffer(payload, dtype=np.uint8, count=len(payload) & ~3).view(np.uint32))
+            )
             self._open.append((state, payload))
             if len(self._open) >= PER_COMMIT:
                 await self._commit()
@@ -80,7 +84,7 @@ async def main(folder: Path) -> None:
     authority = CertificateAuthority(folder / "pki")
     server = grpc.aio.server(options=server_options(ServerSettings()))
     least = LeastServer(folder / "least.sqlite")
-    handler = grpc.stream_stream_rpc_method_handler(least.stream)
+    handler: Any = grpc.stream_stream_rpc_method_handler(least.stream)
     service = "swingbus.link.v1alpha.AgentLinkService"
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"StreamTelemetry": handler}),))
     port = bind_port(server, "127.0.0.1:0", server_credentials(authority.server_identity))

@@ -42,6 +42,8 @@ class Stream:
     greatest_in_flight: int = 0
     ack_count: int = 0
     room: asyncio.Event = field(default_factory=asyncio.Event)
+    is_ending: bool = False
+    drained: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def send(stream: Stream, call: Any, stopping: asyncio.Event) -> None:
@@ -67,11 +69,13 @@ async def receive(stream: Stream, call: Any) -> None:
         stream.acked = message.ack.acked_sequence
         stream.ack_count += 1
         stream.room.set()
+        if stream.is_ending and stream.acked == stream.sent:
+            stream.drained.set()
 
 
 async def open_stream(stream: Stream, channel: grpc.aio.Channel) -> Any:
     """Open a stream and take its welcome."""
-    call = channel.stream_stream(METHOD)()
+    call: Any = channel.stream_stream(METHOD)()
     await call.write(stream.maker.hello(stream.agent))
     welcome = service_pb2.StreamTelemetryResponse.FromString(await call.read()).welcome
     check(welcome.acked_sequence == 0, f"{stream.agent}: a new spool has stored batches")
@@ -116,8 +120,12 @@ async def load(arguments: dict[str, Any]) -> dict[str, Any]:
             stream.room.set()
         async with asyncio.timeout(DRAIN_S):
             await asyncio.wait(senders)
-            while any(s.acked < s.sent for s in streams):
-                await asyncio.sleep(0.05)
+            for stream in streams:
+                stream.is_ending = True
+                if stream.acked == stream.sent:
+                    stream.drained.set()
+            for stream in streams:
+                await stream.drained.wait()
         for receiver in receivers:
             receiver.cancel()
         for call in calls:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +52,10 @@ def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """End a process with SIGTERM, then everything of its session with SIGKILL."""
     if process.poll() is None:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):  # its whole session is killed below
             process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            pass  # its whole session is killed below
-    try:
+    with suppress(ProcessLookupError):  # all of it has ended
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all of it has ended
     process.wait(_END_S)
 
 

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short run of each: shows that the bench works")
     parser.add_argument("--only", action="append", choices=sorted(MEASURES), help="only this one; may be repeated")
-    parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="file to write (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/bench.json"), help="file to write (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     settings = Settings(quick=options.quick, runs=1 if options.quick else 3)

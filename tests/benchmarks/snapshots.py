@@ -123,7 +123,9 @@ class SnapshotMaker:
             ],
             # An uptime that fell would be a restart, and an event each: machines of the bench run on.
             counters=[
-                1e6 if name == "uptime_s" else random_.uniform(0.0, 1e9) for _ in range(count) for name in columns.counters
+                1e6 if name == "uptime_s" else random_.uniform(0.0, 1e9)
+                for _ in range(count)
+                for name in columns.counters
             ],
             conditions=[link_pb2.DEVICE_CONDITION_OK] * count,
             modes=[link_pb2.MODE_MINING] * count,

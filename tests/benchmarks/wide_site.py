@@ -58,7 +58,9 @@ class WideSite:
         for name in self.names:
             order = self.engine.order_for(name)
             bank = None if order is None else order.banks[0]
-            mining = DEVICES if bank is None else next((p.count for p in bank.points if p.mode is orders.Mode.MINING), 0)
+            mining = (
+                DEVICES if bank is None else next((p.count for p in bank.points if p.mode is orders.Mode.MINING), 0)
+            )
             self._running[name] = mining
             generation = 0 if bank is None else bank.generation
             if self._applied.get(name, (-1, 0.0))[0] != generation:
@@ -89,7 +91,9 @@ class WideSite:
                             has_in_flight=False,
                             held_count=DEVICES,
                             observed=(
-                                orders.PointOrder(point="normal", mode=orders.Mode.MINING, power_w=3068.0, count=mining),
+                                orders.PointOrder(
+                                    point="normal", mode=orders.Mode.MINING, power_w=3068.0, count=mining
+                                ),
                                 orders.PointOrder(
                                     point="asleep", mode=orders.Mode.STANDBY, power_w=0.0, count=DEVICES - mining
                                 ),
