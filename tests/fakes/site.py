@@ -269,6 +269,7 @@ class MemoryJournal:
         self.was_created = not file.rows
         self._epoch: int | None = None
         self.crash_after: int | None = None
+        self.crash_when: Callable[[JournalEntry], bool] | None = None
 
     def claim_epoch(self, instance: str, at_least: int) -> int:
         self.file.epoch = max(self.file.epoch, at_least) + 1
@@ -289,6 +290,8 @@ class MemoryJournal:
                 raise Crashed
         for entry in entries:
             self.file.rows.append((self._epoch, json.dumps(_row(entry), allow_nan=False)))
+        if self.crash_when is not None and any(self.crash_when(entry) for entry in entries):
+            raise Crashed
         return len(self.file.rows)
 
     def read(self, after_revision: int = 0, limit: int | None = None) -> Iterator[JournaledEntry]:
@@ -1081,8 +1084,6 @@ class VirtualSite:
         if not agent.said_hello:
             engine.take_inventory(agent.inventory(), now_s)
             self._take_report(agent, is_hello=True)
-            if self.deciding is None:
-                return
             agent.take_adopt(engine.adopt_order(agent.name))
             self._mark(agent)
             agent.said_hello = True
@@ -1102,7 +1103,13 @@ class VirtualSite:
             ),
             now_s,
         )
-        self._take_report(agent, is_hello=False)
+        try:
+            self._take_report(agent, is_hello=False)
+        except WrongState as refused:
+            if refused.reason != "NEW_EPOCH":
+                raise
+            agent.said_hello = False  # the stream is closed; it connects again with the next step
+            return
         agent.renewed(engine.renew(agent.name, round(now_s * 1e9), now_s))
         self._mark(agent)
 
@@ -1158,6 +1165,11 @@ class VirtualSite:
             budget = (row.entry.payload or {}).get("budget", {})
             if budget.get("event") == "GrantIssued":
                 self._grants[(budget["bank"], budget["epoch"], budget["generation"])] = budget["grant_w"]
+
+    def forget_grants(self) -> None:
+        """Read the journal from its start again: another one was put in its place."""
+        self._rows_read = 0
+        self._grants.clear()
 
     def _check_order(self, agent: Agent, order: orders.AgentOrder) -> None:
         for bank in order.banks:

@@ -57,6 +57,11 @@ class FlipRunner:
         self._event_count = 0
         self.refusals: dict[str, str] = {}
 
+    def forget_sightings(self) -> None:
+        """Start anew as after a restart: nothing that was shown under an older epoch counts."""
+        self._wishes.clear()
+        self._unrecovered = {f.id for f in self._state.open_flips()}
+
     def begin(self, flips: list[Flip]) -> None:
         """Record flips that are to begin now."""
         begun: list[JournalEntry] = []
@@ -131,13 +136,17 @@ class FlipRunner:
         heard = self._report_of(model.name)
         newest = self._state.ledger.newest_grant(model.name)
         if heard is None or newest is None:
-            return False
-        _, report = heard
+            if not is_due(flip, now_unix_s):
+                return False
+            # Its agent stays silent: the flip gets one more deadline without being seen, and then ends.
+            held_w, tenant_mode = self._state.ledger.claim_w(model.name), None
+        else:
+            held_w, tenant_mode = newest.grant_w, _tenant_mode(model, flip, heard[1])
         flips = self._state.open_flips(model.name)
         # Whether the ledger holds the larger of both points for this flip, whatever its stored phase says.
         without = needed_w(model, self._state.holdings[model.name], [f for f in flips if f.id != flip.id])
-        has_watts = newest.grant_w >= without - flip.count * flip.origin.claim_w + flip.claim_w - TOLERANCE_W
-        seen = Observation(tenant_mode=_tenant_mode(model, flip, report), has_watts=has_watts)
+        has_watts = held_w >= without - flip.count * flip.origin.claim_w + flip.claim_w - TOLERANCE_W
+        seen = Observation(tenant_mode=tenant_mode, has_watts=has_watts)
         moved, _ = recover(flip, seen, event_id=self._event_id(flip), now_s=now_unix_s)
         self._unrecovered.discard(flip.id)
         self._keep(flip, moved)
@@ -149,6 +158,8 @@ class FlipRunner:
         if heard is None or newest is None:
             return None
         agent_report, report = heard
+        if agent_report.epoch != self._state.ledger.epoch:
+            return None  # it still, or again, obeys another order than ours
         wish = (desired_of(flip), flip.count, flip.direction)
         known = self._wishes.get(flip.id)
         if known is None or known[0] != wish:

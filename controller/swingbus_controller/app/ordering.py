@@ -35,13 +35,14 @@ class OrderBook:
         )
 
     def order_for(self, agent: str) -> AgentOrder | None:
-        """Return the newest order, None before the first."""
-        return self._orders.get(agent)
+        """Return the newest order of our epoch, None before the first."""
+        order = self._orders.get(agent)
+        return order if order is not None and order.epoch == self._state.ledger.epoch else None
 
     async def wait_order(self, agent: str, after_generation: int) -> AgentOrder:
         """Return when an order newer than `after_generation` is there."""
         while True:
-            order = self._orders.get(agent)
+            order = self.order_for(agent)
             if order is not None and order.generation > after_generation:
                 return order
             await self._changed.setdefault(agent, asyncio.Event()).wait()
@@ -53,10 +54,12 @@ class OrderBook:
     def _refresh(self, agent: str) -> bool:
         banks = tuple(order for order in (self._bank_order(m) for m in self._models[agent]) if order is not None)
         old = self._orders.get(agent)
-        if not banks or (old is not None and old.banks == banks):
+        epoch = self._state.ledger.epoch
+        if not banks or (old is not None and old.epoch == epoch and old.banks == banks):
             return False
+        # Generations rise across our own epochs too: whoever waits for a newer order waits by this number.
         self._orders[agent] = AgentOrder(
-            epoch=self._state.ledger.epoch,
+            epoch=epoch,
             controller_instance=self._instance,
             generation=1 if old is None else old.generation + 1,
             banks=banks,
@@ -69,14 +72,14 @@ class OrderBook:
 
     def ordered_points(self, model: BankModel) -> tuple[PointOrder, ...]:
         """Return what the bank is ordered to in the newest order; empty before the first."""
-        order = self._orders.get(model.declared.agent)
+        order = self.order_for(model.declared.agent)
         if order is None:
             return ()
         return next((b.points for b in order.banks if b.bank == model.declared.bank), ())
 
     def generation(self, agent: str) -> int:
         """Return the generation of the newest order, 0 before the first."""
-        order = self._orders.get(agent)
+        order = self.order_for(agent)
         return 0 if order is None else order.generation
 
     def _bank_order(self, model: BankModel) -> BankOrder | None:
