@@ -112,10 +112,13 @@ def choose(
         pinned.update(dict.fromkeys(point.units, target_of(point)))
     chosen: dict[str, Target] = {}
     pool: list[Candidate] = []
+    fixed = [candidate for candidate in candidates if candidate.is_fixed]
+    for candidate in sorted(fixed, key=lambda each: (-_held_w(each), each.name)):
+        _take(room, candidate.current)
     for candidate in sorted(candidates, key=lambda each: (each.unit, each.name)):
         if candidate.is_fixed:
-            _take(room, candidate.current)
-        elif candidate.unit in pinned:
+            continue
+        if candidate.unit in pinned:
             chosen[candidate.name] = pinned[candidate.unit]
             room[pinned[candidate.unit]] -= 1
         else:
@@ -141,6 +144,11 @@ def choose(
     return chosen
 
 
+def _held_w(candidate: Candidate) -> float:
+    """Return the watts of a fixed device; one of which nothing is known comes first."""
+    return float("inf") if candidate.current is None else candidate.current.power_w
+
+
 def _take(room: dict[Target, int], current: Target | None) -> None:
     """Let a fixed device use up the place that it sits on, or the most alike one; watts are never handed out twice."""
     open_places = [target for target, count in room.items() if count > 0]
@@ -151,11 +159,11 @@ def _take(room: dict[Target, int], current: Target | None) -> None:
     elif current in open_places:
         place = current
     else:
-        same = [target for target in open_places if target.mode is current.mode]
-        above = [target for target in open_places if target.power_w >= current.power_w and target.mode in _RUNNING]
-        if current.mode in _RUNNING:
-            same = [target for target in same if target.power_w >= current.power_w] or above or same
-        place = min(same or open_places, key=lambda target: (target.mode in _RUNNING, target.power_w))
+        by_watts = sorted(open_places, key=lambda target: (target.mode in _RUNNING, target.power_w))
+        enough = [target for target in by_watts if target.power_w >= current.power_w]
+        same = [target for target in enough if target.mode is current.mode]
+        # The least place that covers it; where none does, the most that is left.
+        place = (same or enough or by_watts[-1:])[0]
     room[place] -= 1
 
 
