@@ -45,7 +45,27 @@ class Ports:
 
 def agents_of(scenario: Scenario) -> tuple[str, ...]:
     """Return every agent of the site: edge boxes, GPU hosts, and the one that reads the head meter."""
-    return (HEAD_AGENT, *(g.agent for g in scenario.miners), *(h.agent for h in scenario.hosts))
+    agents = (HEAD_AGENT, *(g.agent for g in scenario.miners), *(h.agent for h in scenario.hosts))
+    return tuple(dict.fromkeys(agents))
+
+
+def bank_of(scenario: Scenario, group: MinerGroup) -> str:
+    """Return the bank's name: `asics`, or the group's own where one agent has several."""
+    return group.name if sum(g.agent == group.agent for g in scenario.miners) > 1 else "asics"
+
+
+def _class_of(scenario: Scenario, group: MinerGroup) -> str:
+    """Return the class's name; groups of one model in different places are counted differently (cooling, losses)."""
+    model = group.asic_class.name
+    is_shared = sum(g.asic_class.name == model for g in scenario.miners) > 1
+    return f"{model}-{group.name}" if is_shared else model
+
+
+def _cooling_w(scenario: Scenario, group: MinerGroup) -> float:
+    """Return the group's share, by machines, of its container's cooling at nameplate."""
+    nameplate_w = sum(c.nameplate_w for c in scenario.cooling if c.node == group.node)
+    inside_count = sum(g.count for g in scenario.miners if g.node == group.node)
+    return round(nameplate_w * group.count / inside_count, 1)
 
 
 def _value(value: object) -> str:
@@ -120,18 +140,18 @@ def _kind(scenario: Scenario, node: Node) -> str:
 
 def _asic_class(scenario: Scenario, group: MinerGroup) -> list[str]:
     asic: AsicClass = group.asic_class
-    plant = next((c for c in scenario.cooling if c.node == group.node), None)
+    cooling_w = _cooling_w(scenario, group)
     rows: dict[str, object] = {
-        "name": asic.name,
+        "name": _class_of(scenario, group),
         "kind": "asic",
         "commissioned": True,
         "ceiling_w": asic.default.power_w,
         "floor_w": asic.sleep_w,
         "boot_w": asic.boot_w,
         "asic_target_factor": ASIC_FACTOR,
-        "cooling_w": 0.0 if plant is None else plant.nameplate_w,
+        "cooling_w": cooling_w,
         "losses_ratio": scenario.node(group.node).loss_ratio,
-        "safe_share_w": round(group.count * asic.sleep_w * 1.1 + (0.0 if plant is None else plant.nameplate_w) + 1.0),
+        "safe_share_w": round(group.count * asic.sleep_w * 1.1 + cooling_w + 1.0),
         "settle_s": 10.0,
     }
     mining = {
@@ -218,7 +238,12 @@ def site_file(scenario: Scenario, ports: Ports, *, start_time: str, end_time: st
     for host in _first_of_class(scenario.hosts):
         parts.extend(_gpu_class(scenario, host))
     for group in scenario.miners:
-        rows = {"agent": group.agent, "bank": "asics", "feeder": group.node, "class": group.asic_class.name}
+        rows = {
+            "agent": group.agent,
+            "bank": bank_of(scenario, group),
+            "feeder": group.node,
+            "class": _class_of(scenario, group),
+        }
         parts.append(_table("[[bank]]", {**rows, "device_count": group.count}))
     for host in scenario.hosts:
         rows = {"agent": host.agent, "bank": "gpus", "feeder": host.node, "class": host.gpu_class.name}
@@ -334,9 +359,9 @@ def _asic_bank(scenario: Scenario, group: MinerGroup, folder: Path) -> list[str]
     asic = group.asic_class
     meter = _meter_of(scenario, group.node)
     bank = {
-        "name": "asics",
+        "name": bank_of(scenario, group),
         "kind": "asic",
-        "class": asic.name,
+        "class": _class_of(scenario, group),
         "unit_size": 1,
         "meter": None if meter is None else meter.name,
     }
@@ -353,7 +378,7 @@ def _asic_bank(scenario: Scenario, group: MinerGroup, folder: Path) -> list[str]
     ]
     password_file = None
     if group.password is not None:
-        password_file = folder / "miner-password"
+        password_file = folder / f"{group.name}-password"
         password_file.write_text(group.password)
         password_file.chmod(0o600)
     addresses = scenario.addresses()
