@@ -32,10 +32,10 @@ from swingbus_agent.app.rounds import Rounds
 from swingbus_agent.app.sampling import MeterPlace, Ticks, first_look, sample_bank, sample_host, sample_meter
 from swingbus_agent.app.steward import Steward, StewardSettings
 from swingbus_agent.codec import ProtoRoundCodec
-from swingbus_agent.domain.execution import ExecutionTimes
 from swingbus_agent.domain.fields import HOST_FIELDS
 from swingbus_agent.domain.readings import Inventory, Kind, MeterSpec
 from swingbus_agent.domain.spool_policy import Bounds
+from swingbus_agent.domain.views import ExecutionTimes
 from swingbus_agent.domain.workload import GpuUnit
 from swingbus_agent.ports.bank import BankPort, BankReading
 from swingbus_agent.ports.workload import WorkloadDriver

@@ -12,7 +12,6 @@ from swingbus.clock import SystemClock
 from swingbus_agent.adapters.state_store import FileStateStore
 from swingbus_agent.app.gpu_bank import GpuBank, GpuHost
 from swingbus_agent.app.steward import Steward, StewardSettings
-from swingbus_agent.domain.execution import ExecutionTimes, Notice, Verb
 from swingbus_agent.domain.gpu import GpuProcess
 from swingbus_agent.domain.orders import (
     AdoptOrder,
@@ -25,6 +24,7 @@ from swingbus_agent.domain.orders import (
     RenewalReply,
 )
 from swingbus_agent.domain.readings import Condition
+from swingbus_agent.domain.views import ExecutionTimes, Notice, Verb
 from tests.fakes.gpus import FakeGpu, FakeGpus
 from tests.fakes.workloads import FakeProgram, FakeWorkloads
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from swingbus.clock import Clock
-from swingbus_agent.domain.execution import DeviceView, Verb, Write
 from swingbus_agent.domain.fields import counter_fields, value_fields
 from swingbus_agent.domain.miner import (
     Hung,
@@ -28,6 +27,7 @@ from swingbus_agent.domain.miner import (
 )
 from swingbus_agent.domain.orders import Mode
 from swingbus_agent.domain.readings import BankRound, BankSpec, Condition, DeviceSpec, Kind, PointSpec
+from swingbus_agent.domain.views import DeviceView, Verb, Write
 from swingbus_agent.ports.bank import BankReading, Taking, WriteAnswer
 from swingbus_agent.ports.miner import MinerDriver
 

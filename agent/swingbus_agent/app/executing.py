@@ -17,7 +17,7 @@ from swingbus.faults import SwingbusError
 from swingbus_agent.app.obeying import Obedience
 from swingbus_agent.app.rounds import Rounds
 from swingbus_agent.app.steward import Steward
-from swingbus_agent.domain.execution import Verb, Write
+from swingbus_agent.domain.views import Verb, Write
 from swingbus_agent.ports.bank import BankPort, Taking, WriteAnswer
 
 _log = structlog.get_logger()

@@ -14,11 +14,11 @@ from dataclasses import replace
 from swingbus.clock import Clock
 from swingbus.faults import SwingbusError, TimedOut
 from swingbus_agent.domain.answers import Hung, Unavailable, Unsupported
-from swingbus_agent.domain.execution import DeviceView, UnitView, Verb, Write
 from swingbus_agent.domain.fields import counter_fields, value_fields
 from swingbus_agent.domain.gpu import GpuIdentity, GpuInventory, GpuRound, GpuSample
 from swingbus_agent.domain.orders import Mode
 from swingbus_agent.domain.readings import BankRound, BankSpec, Condition, DeviceSpec, Kind, PointSpec
+from swingbus_agent.domain.views import DeviceView, UnitView, Verb, Write
 from swingbus_agent.domain.workload import GpuUnit, WorkloadPhase, WorkloadStatus
 from swingbus_agent.ports.bank import BankReading, Taking, WriteAnswer
 from swingbus_agent.ports.gpu import GpuActuator, GpuSource

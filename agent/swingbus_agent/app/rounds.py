@@ -15,8 +15,8 @@ import structlog
 
 from swingbus.clock import Clock
 from swingbus.faults import SwingbusError
-from swingbus_agent.domain.execution import Notice
 from swingbus_agent.domain.readings import AgentEvent, BankSpec, Inventory, MeterRound, MeterSpec, Round
+from swingbus_agent.domain.views import Notice
 from swingbus_agent.ports.bank import BankReading
 from swingbus_agent.ports.spool import Spool
 

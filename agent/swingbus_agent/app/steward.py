@@ -16,10 +16,11 @@ import structlog
 
 from swingbus.clock import Clock
 from swingbus.faults import InvalidInput, SwingbusError
+from swingbus_agent.app.bank_report import bank_report
 from swingbus_agent.domain import grant as grant_words
 from swingbus_agent.domain import order_record
 from swingbus_agent.domain.counting import base_w, device_counted_w, feeder_w, overhead_ratio
-from swingbus_agent.domain.execution import BankExecution, DeviceView, ExecutionTimes, Notice, Verb, Write
+from swingbus_agent.domain.execution import BankExecution
 from swingbus_agent.domain.governor import GovernedBank, Governor, GovernorSettings, Verdict
 from swingbus_agent.domain.grant import BankGrant, Desired, DurableState, MarkerLog
 from swingbus_agent.domain.orders import (
@@ -28,13 +29,13 @@ from swingbus_agent.domain.orders import (
     AgentReport,
     BankCounting,
     BankOrder,
-    BankReport,
     Mode,
     RenewalReply,
     Urgency,
 )
 from swingbus_agent.domain.readings import BankSpec, Condition, Kind
 from swingbus_agent.domain.selection import Candidate, Target, check_order, choose, fit
+from swingbus_agent.domain.views import DeviceView, ExecutionTimes, Notice, Verb, Write
 from swingbus_agent.ports.bank import BankReading, Taking, WriteAnswer
 from swingbus_agent.ports.state import StateStore
 
@@ -582,7 +583,10 @@ class Steward:
             epoch=self.fence_epoch,
             generation=order.generation if is_current and order is not None else 0,
             hash=order.hash if is_current and order is not None else "",
-            banks=tuple(self._bank_report(name, now_s) for name in self._banks),
+            banks=tuple(
+                bank_report(self.governor, bank.execution, name=name, order=bank.order, now_s=now_s)
+                for name, bank in self._banks.items()
+            ),
             marker=self._marker,
             boottime_s=now_s,
             boot_id=self._boot_id,
@@ -590,36 +594,6 @@ class Steward:
             instance_uid=self.instance_uid,
             sequence=self._report_count,
             fence_instance="" if self._durable is None else self._durable.fence_instance,
-        )
-
-    def _bank_report(self, name: str, now_s: float) -> BankReport:
-        bank = self._banks[name]
-        told = self.governor.report(name, now_s)
-        allowance = self.governor.allowance(name, now_s)
-        execution = bank.execution
-        is_done = told.applied is not None and not execution.is_in_progress(now_s)
-        counted_w = self.governor.counted_w(name)
-        return BankReport(
-            bank=name,
-            epoch=told.grant_epoch,
-            generation=told.grant_generation,
-            grant_w=told.grant_w or 0.0,
-            allowed_w=allowance.watts if math.isfinite(allowance.watts) else 0.0,
-            applied_generation=told.applied.generation if is_done and told.applied is not None else 0,
-            applied_boottime_s=told.applied.at_s if is_done and told.applied is not None else 0.0,
-            has_in_flight=execution.is_in_progress(now_s),
-            held_count=execution.held_count(),
-            observed=execution.observed(),
-            stragglers=execution.stragglers(now_s),
-            counted_power_w=counted_w or 0.0,
-            safe_shares=() if bank.order is None else bank.order.safe_shares,
-            ready_workloads=execution.ready_workloads(),
-            failed_workloads=execution.failed_workloads(),
-            released_units=execution.released_units(),
-            reported_w=told.reported_w if told.reported_w is not None and math.isfinite(told.reported_w) else None,
-            is_lapsed=told.is_lapsed,
-            is_lost=told.is_lost,
-            unheld_count=0 if told.applied is None else told.applied.unheld_count,
         )
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 
 from swingbus_agent.domain.counting import device_counted_w
 from swingbus_agent.domain.orders import BankCounting, Mode, PointOrder, StragglerReport, UnitWorkload
 from swingbus_agent.domain.readings import BankSpec, Condition, Kind
 from swingbus_agent.domain.selection import Target
+from swingbus_agent.domain.views import DeviceView, ExecutionTimes, Notice, UnitView, Verb, Write
 from swingbus_agent.domain.workload import WorkloadPhase
 
 WATT_TOLERANCE_RATIO = 0.01  # firmwares round what they are asked for
@@ -25,79 +24,7 @@ TOGETHER_COUNT = 3  # as many devices that wake within TOGETHER_S are a disturba
 TOGETHER_S = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutionTimes:
-    """How patient to be; see the configuration keys of the same names."""
-
-    verify_s: float
-    boot_s: float
-    attempts: int
-    backoff_max_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceView:
-    """What the newest reading says of one device; times are CLOCK_BOOTTIME."""
-
-    device: str
-    unit: int
-    condition: Condition
-    mode: Mode  # UNKNOWN where it does not say
-    enforced_w: float | None  # limit or target in force
-    read_started_s: float
-    is_booting: bool = False
-    has_restarted: bool = False  # its uptime fell since the reading before
-    process_count: int | None = None  # processes on a GPU at `processes_read_s`; None where not known
-    processes_read_s: float = 0.0
-    power_w: float | None = None
-    hashrate_ths: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitView:
-    """What runs on one unit of GPUs; `since_s` is when the phase began, `has_process` whether anything of it lives."""
-
-    unit: int
-    workload: str = ""
-    phase: WorkloadPhase = WorkloadPhase.IDLE
-    has_process: bool = False
-    reason: str = ""
-    since_s: float = 0.0
-
-
 _RUNS = (WorkloadPhase.STARTING, WorkloadPhase.READY, WorkloadPhase.UNREADY)
-
-
-class Verb(Enum):
-    """What can be asked of a device or unit."""
-
-    SLEEP = "sleep"
-    WAKE = "wake"
-    SET_POWER = "set_power"
-    STOP_WORKLOAD = "stop_workload"
-    START_WORKLOAD = "start_workload"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
-    """One thing to ask. `device` is a device id, or empty where it concerns the workload of `unit`."""
-
-    verb: Verb
-    device: str
-    unit: int
-    target: Target
-    is_raise: bool
-    counted_w: float  # what the device counts at while this is under way
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """Something to tell the controller and the log."""
-
-    kind: str
-    device: str
-    message: str
 
 
 class _Track:

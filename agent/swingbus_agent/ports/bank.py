@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from swingbus_agent.domain.execution import DeviceView, UnitView, Write
 from swingbus_agent.domain.readings import BankRound, BankSpec
+from swingbus_agent.domain.views import DeviceView, UnitView, Write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
