@@ -110,6 +110,7 @@ class Engine:
         self.journal = journal
         self.now_s = world.controller_clock_s()
         self.fuse = 10**9
+        self.unapplied: BudgetEvent | None = None  # on disk, not yet in the ledger
         self.inbox: list[Report] = []
         self.tickets: dict[str, str] = {}
         self.answered: dict[str, str] = {}
@@ -143,8 +144,10 @@ class Engine:
         """Journal with fsync, then apply: nothing is sent before."""
         self.checkpoint()
         self.journal.append(event)
+        self.unapplied = event
         self.checkpoint()
         self.ledger.apply(event)
+        self.unapplied = None
         if self.world.trace is not None:
             self.world.trace(f"{self.world.now_s:6.0f} {event}")
 

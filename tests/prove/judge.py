@@ -43,15 +43,13 @@ class Judge:
     disobedient_ws: float = 0.0
     first: str | None = None
     _excuses: dict[str, dict[str, float]] = field(default_factory=dict)
-    _loads: dict[str, float] = field(default_factory=dict)
 
-    def outside_event(self, feeder: str, potential_w: Mapping[str, float], load_w: float) -> None:
+    def outside_event(self, feeder: str, potential_w: Mapping[str, float]) -> None:
         """Open an excuse at a feeder: up to what each bank could reach by itself at this moment."""
         now = {bank: potential_w[bank] for bank in PATHS[feeder]}
         have = self._excuses.get(feeder)
         # A second event while the first lasts cannot widen the excuse of a bank.
         self._excuses[feeder] = now if have is None else {bank: min(now[bank], have[bank]) for bank in now}
-        self._loads[feeder] = load_w
 
     def step(
         self,
@@ -60,10 +58,11 @@ class Judge:
         obedient_w: Mapping[str, float],
         true_w: Mapping[str, float],
         loads_w: Mapping[str, float],
+        ratings_w: Mapping[str, float],
         limits_w: Mapping[str, float],
         potential_w: Callable[[], Mapping[str, float]],
     ) -> None:
-        """Judge one step."""
+        """Judge one step; `ratings_w` is what the uncontrolled loads at a feeder may rise to by themselves."""
         for feeder, limit_w in limits_w.items():
             factors = PATHS[feeder]
             load_w = loads_w[feeder]
@@ -74,8 +73,9 @@ class Judge:
                 reach_w = potential_w()
                 for bank in excuse:
                     excuse[bank] = min(excuse[bank], max(reach_w[bank], 0.0))
-                rest_w = sum(reach_w[bank] * loss for bank, loss in factors.items()) + load_w - limit_w
-                if rest_w <= 0.0:
+                # The event is over once nothing can pass the limit any more, whatever the uncontrolled loads do.
+                reach_feeder_w = sum(reach_w[bank] * loss for bank, loss in factors.items())
+                if reach_feeder_w + ratings_w[feeder] <= limit_w:
                     del self._excuses[feeder]
                     excuse = None
             if over_w > TOLERANCE_W:

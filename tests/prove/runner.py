@@ -65,6 +65,7 @@ def _run_chunk(first_seed: int, count: int) -> list[Verdict]:
 def run_right(histories: int, first_seed: int, workers: int) -> Tally:
     """Run the right protocol over consecutive seeds, printing progress."""
     tally = Tally()
+    told = False
     began_s = shown_s = time.perf_counter()
     starts = range(first_seed, first_seed + histories, CHUNK)
     counts = [min(CHUNK, first_seed + histories - start) for start in starts]
@@ -73,6 +74,9 @@ def run_right(histories: int, first_seed: int, workers: int) -> Tally:
             for verdict in verdicts:
                 tally.add(verdict)
             now_s = time.perf_counter()
+            if tally.first is not None and not told:
+                told = True
+                print(f"  guilty: seed {tally.first.seed}: {tally.first.first}", flush=True)
             if now_s - shown_s >= PROGRESS_S:
                 shown_s = now_s
                 print(f"  {tally.histories}/{histories} histories, {now_s - began_s:.0f} s", flush=True)
@@ -81,9 +85,13 @@ def run_right(histories: int, first_seed: int, workers: int) -> Tally:
 
 
 def caught_after(wrong: Wrong, histories: int, first_seed: int = 0) -> int | None:
-    """Return how many histories it took to catch a planted bug, None where it was not caught."""
+    """Return how many histories it took to catch a planted bug, None where it was not caught.
+
+    Only a history that the right protocol passes innocent counts: otherwise the judge, not the bug, would be caught.
+    """
     for count in range(1, histories + 1):
-        if run_history(first_seed + count - 1, wrong).is_guilty:
+        seed = first_seed + count - 1
+        if run_history(seed, wrong).is_guilty and not run_history(seed).is_guilty:
             return count
     return None
 

@@ -220,6 +220,7 @@ class World:
                 obedient_w=obedient_w,
                 true_w=true_w,
                 loads_w=loads_w,
+                ratings_w={name: self.load_max_w if name == GRID else 0.0 for name in LIMITED},
                 limits_w=self.limits_w,
                 potential_w=self.potential_w,
             )
@@ -341,7 +342,7 @@ class World:
         self.limits_w[feeder] = watts
         engine.now_s = self.controller_clock_s()
         if watts < before_w:
-            self.judge.outside_event(feeder, self.potential_w(), self.load_w if feeder == GRID else 0.0)
+            self.judge.outside_event(feeder, self.potential_w())
         self._guarded(lambda: engine.set_limit(feeder, watts))
 
     # Controllers.
@@ -386,6 +387,8 @@ class World:
         self.engine_down_s = self.now_s + self.rng.choice((0.0, 2.0, 10.0, 30.0))
         if dead is not None and self.rng.random() < 0.3:
             dead.fuse = 10**9
+            if dead.unapplied is not None:
+                dead.ledger.apply(dead.unapplied)
             self.zombie = Zombie(engine=dead, steps_left=self.rng.randrange(2, 15))
         if self.rng.random() < 0.2:
             self.controller_boot += 1
@@ -394,16 +397,24 @@ class World:
         if fate < 0.12:
             self.journal = []
             self.next_trust = JournalTrust.LOST
-        elif fate < 0.27:
-            self.journal = self.journal[: self.rng.randrange(len(self.journal) + 1)]
+        elif fate < 0.32:
+            # An older copy comes back: often one that lacks the last few records only, which hardly anybody can tell.
+            lost = self.rng.choice((self.rng.randrange(1, 9), self.rng.randrange(len(self.journal) + 1)))
+            self.journal = self.journal[: max(0, len(self.journal) - lost)]
             self.next_trust = JournalTrust.UNPROVEN
         else:
             self.journal = list(self.journal)
             self.next_trust = self.rng.choice((JournalTrust.UNPROVEN, JournalTrust.CURRENT))
 
     def _step_zombie(self, zombie: Zombie) -> None:
-        """Let it answer renewals with what it last knew; it can journal nothing."""
+        """Let it answer renewals with what it last knew; it can journal nothing.
+
+        Where it has a cut to make it must journal first: that write fails, and it exits before it sends anything.
+        """
         zombie.steps_left -= 1
+        if not zombie.engine.ledger.i1_holds(self.controller_clock_s()):
+            self.zombie = None
+            return
         for agent, ticket in zombie.engine.tickets.items():
             self.network.send(self.now_s, agent, zombie.engine.desired(agent, ticket), agent)
         if zombie.steps_left <= 0:
