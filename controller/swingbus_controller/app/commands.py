@@ -7,12 +7,14 @@ is made and nothing is recorded; nothing here can raise a declared limit.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass, replace
 
 from swingbus.clock import Clock
 from swingbus.faults import AlreadyExists, Forbidden, InvalidInput, NotFound, OverBudget, WrongState
 from swingbus_controller.app.engine import SiteEngine
-from swingbus_controller.app.protecting import shed_steps
+from swingbus_controller.app.protecting import free_devices, shed_steps
 from swingbus_controller.app.recording import bank_subject
 from swingbus_controller.domain.bank import BankState
 from swingbus_controller.domain.budget_events import LimitRemoved
@@ -20,7 +22,7 @@ from swingbus_controller.domain.curtailment import OVER, Curtailment, Curtailmen
 from swingbus_controller.domain.directives import Answered, Lockout, Pin
 from swingbus_controller.domain.flip import Flip, InvalidTransition, new_flip
 from swingbus_controller.domain.limits import Limit
-from swingbus_controller.domain.placement import BankModel, needed_w
+from swingbus_controller.domain.placement import BankModel, Holdings, needed_w
 from swingbus_controller.domain.plan import Authority
 from swingbus_controller.domain.points import DeviceKind, Mode, OperatingPoint
 from swingbus_controller.domain.reservation import FirmBank, FirmFeeder, Reservation, check_acceptance
@@ -29,6 +31,7 @@ from swingbus_controller.ports.journal import JournalEntry
 
 OPERATOR_LIMIT = "operator"
 MAX_REASON = 500
+RANKS = (Authority.OBSERVE, Authority.ADVISE, Authority.CONTROL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +210,10 @@ class Commands:
         """Pin a bank as it is, or lift its pin."""
         model = self.model(bank)
         now_unix_s = self._clock.now().timestamp()
+        if duration_s is not None and not 0.0 < duration_s <= 366 * 86_400.0:
+            raise InvalidInput(
+                f"duration is {duration_s:g} s: it must be above 0 s and at most 366 days.", reason="BAD_SPAN"
+            )
         if self.repeated(order) is not None:
             return self._state.pins.get(bank)
         if not pinned:
@@ -280,6 +287,13 @@ class Commands:
 
     def set_authority(self, order: Order, *, authority: Authority) -> None:
         """Change what Swingbus may do here; the site file's authority holds again only if nobody ever ordered another."""
+        ceiling = self._state.site.authority
+        if RANKS.index(authority) > RANKS.index(ceiling):
+            raise Forbidden(
+                f"the site file of {self._state.site.name} allows {ceiling.value} at most: change it there and restart.",
+                reason="ABOVE_SITE_FILE",
+                metadata={"ceiling": ceiling.value},
+            )
         if self.repeated(order) is not None:
             return
         entry = self._recorder.entry(
@@ -305,27 +319,35 @@ class Commands:
             raise WrongState(f"{bank} is {state.value}: a flip needs its agent.", reason="BANK_UNAVAILABLE")
         if bank in self._state.lockouts:
             raise Forbidden(f"{bank} is locked out by {self._state.lockouts[bank].author}.", reason="LOCKED_OUT")
+        now_unix_s = self._clock.now().timestamp()
+        pin = self._state.pins.get(bank)
+        if pin is not None and pin.holds(now_unix_s):
+            raise WrongState(
+                f"{bank} is pinned by {pin.author} ({pin.reason}): lift the pin first.",
+                reason="PINNED",
+                metadata={"bank": bank},
+            )
         origin = self._point_with_devices(model, from_mode)
         aim = _best_point(model, to_mode)
         size = model.device_class.unit_size if model.kind is DeviceKind.GPU else 1
         if count < 1 or count % size:
             raise InvalidInput(f"{count} devices are no whole number of units of {size}.", reason="NOT_WHOLE_UNITS")
-        busy = sum(f.count for f in self._state.open_flips(bank) if f.origin.name == origin.name)
-        free = holdings.count_at(origin.name) - busy
-        if free < count:
+        flips = self._state.open_flips(bank)
+        free = free_devices(model, holdings, flips).get(origin.name, (0, ()))
+        if free[0] < count:
             raise OverBudget(
-                f"{bank} has {free} free devices at {origin.name}, {count} were asked for.", reason="NOT_ENOUGH_DEVICES"
+                f"{bank} has {free[0]} free devices at {origin.name}, {count} were asked for.",
+                reason="NOT_ENOUGH_DEVICES",
             )
-        units: tuple[str, ...] = ()
-        if model.kind is DeviceKind.GPU:
-            taken = {u for f in self._state.open_flips(bank) for u in f.unit_ids}
-            there = [
-                str(u) for p in holdings.placements if p.point == origin.name for u in p.units if str(u) not in taken
-            ]
-            units = tuple(there[: count // size])
-        now_unix_s = self._clock.now().timestamp()
+        ripe, units, left_s = self._ripe(model, holdings, origin, free, now_unix_s)
+        if ripe < count:
+            raise WrongState(
+                f"{bank}: only {ripe} of {count} devices have served their minimum dwell; {left_s:.0f} s are left.",
+                reason="DWELL",
+                metadata={"bank": bank, "left_s": f"{left_s:.0f}"},
+            )
         flip = new_flip(
-            id=f"o-{self._state.ledger.epoch}-{order.request_id[:8].lower()}",
+            id=f"o-{self._state.ledger.epoch}-{hashlib.sha256(order.request_id.encode()).hexdigest()[:12]}",
             bank=bank,
             kind=model.kind,
             count=count,
@@ -335,11 +357,12 @@ class Commands:
             author=order.author,
             now_s=now_unix_s,
             times=self._state.site.policy.times,
-            unit_ids=units,
+            unit_ids=tuple(str(u) for u in units[: count // size]),
         )
         if not order.validate_only:
-            self._engine.flips.begin([flip])
-            self._record(order, flip.id)
+            # Together: a repeat after a crash in between would make a second flip.
+            self._engine.flips.begin([flip], beside=[self._answer(order, flip.id)])
+            self._engine.replan()
         return flip
 
     def cancel_flip(self, order: Order, *, flip: str) -> Flip:
@@ -354,11 +377,15 @@ class Commands:
             return found
         try:
             undone = self._engine.flips.cancel(
-                found, author=order.author, reason=order.reason, now_unix_s=self._clock.now().timestamp()
+                found,
+                author=order.author,
+                reason=order.reason,
+                now_unix_s=self._clock.now().timestamp(),
+                beside=[self._answer(order, flip)],
             )
         except InvalidTransition as error:
             raise WrongState(str(error), reason="FLIP_NOT_CANCELLABLE") from error
-        self._record(order, flip)
+        self._engine.replan()
         return undone
 
     def flip(self, name: str) -> Flip:
@@ -448,16 +475,45 @@ class Commands:
     def _record(self, order: Order, subject: str, *entries: JournalEntry) -> None:
         if order.validate_only:
             return
+        self._recorder.record(*entries, self._answer(order, subject))
+        self._engine.replan()
+
+    def _answer(self, order: Order, subject: str) -> JournalEntry:
         answered = Answered(request_id=order.request_id, digest=order.digest, subject=subject)
-        note = self._recorder.entry(
+        return self._recorder.entry(
             "request_answered",
             "",
             f"request {order.request_id}: {subject}",
             author=order.author,
             payload=payload("answered", answered),
         )
-        self._recorder.record(*entries, note)
-        self._engine.replan()
+
+    def _ripe(
+        self,
+        model: BankModel,
+        holdings: Holdings,
+        origin: OperatingPoint,
+        free: tuple[int, tuple[int, ...]],
+        now_unix_s: float,
+    ) -> tuple[int, tuple[int, ...], float]:
+        """Return how many free devices (which units) have served their dwell, and how long the next one has left."""
+        policy = self._state.site.policy
+        is_gpu = model.kind is DeviceKind.GPU
+        ripe, left_s = 0, math.inf
+        units: list[int] = []
+        for placement in holdings.placements:
+            if placement.point != origin.name:
+                continue
+            served_s = now_unix_s - (placement.mode_since_s if is_gpu else placement.since_s)
+            missing_s = (policy.gpu_dwell_s if is_gpu else policy.asic_dwell_s) - served_s
+            if missing_s > 0.0:
+                left_s = min(left_s, missing_s)
+                continue
+            ripe += placement.count
+            units.extend(u for u in placement.units if u in free[1])
+        if is_gpu:
+            ripe = len(units) * model.device_class.unit_size
+        return min(ripe, free[0]), tuple(units), 0.0 if left_s == math.inf else left_s
 
     def _curtailment_entry(self, made: Curtailment, kind: str, *, author: str = "", reason: str = "") -> JournalEntry:
         return self._recorder.entry(

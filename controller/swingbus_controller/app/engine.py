@@ -14,7 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from swingbus.clock import Clock
-from swingbus.faults import WrongState
+from swingbus.faults import InvalidInput, WrongState
 from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.naming import Accuser
 from swingbus_controller.app.ordering import OrderBook
@@ -57,7 +57,7 @@ from swingbus_controller.domain.guard import exceeded_groups, guard
 from swingbus_controller.domain.limits import Limit
 from swingbus_controller.domain.market import MarketView
 from swingbus_controller.domain.observing import BlipWatch, WindowMaker, column
-from swingbus_controller.domain.placement import adopt, needed_w
+from swingbus_controller.domain.placement import Holdings, adopt, needed_w
 from swingbus_controller.domain.plan import Authority, Plan
 from swingbus_controller.domain.settle import NotSettled, SettleReason
 from swingbus_controller.domain.site_state import SiteState, payload
@@ -110,6 +110,7 @@ class SiteEngine:
         self._blips = BlipWatch()
         self._not_settled: dict[str, NotSettled] = {}
         self._unmet_w: dict[str, float] = {}
+        self._refused: dict[str, str] = {}
         self._flip_count = 0
         self._poked = asyncio.Event()
         self._began_s = clock.boottime_s()
@@ -396,7 +397,11 @@ class SiteEngine:
             if adopted:
                 entries = [self.recorder.budget(event) for event in adopted]
                 if name not in self.state.holdings:
-                    held = adopt(self.state.models[name], bank.observed, now_unix_s)
+                    try:
+                        held = adopt(self.state.models[name], bank.observed, now_unix_s)
+                    except InvalidInput as error:
+                        self._refuse_bank(name, str(error))
+                        continue
                     words = f"{name} found with {', '.join(f'{p.count} x {p.point}' for p in held.placements)}"
                     entries.append(
                         self.recorder.entry("bank_placed", bank_subject(name), words, payload=payload("holdings", held))
@@ -431,18 +436,36 @@ class SiteEngine:
 
     def _plan(self, now_s: float, now_unix_s: float) -> None:
         self._planned_s = now_s
-        if not self.state.holdings:
+        is_control = self.state.authority is Authority.CONTROL
+        holdings = self.state.holdings if is_control else self._reported_holdings()
+        if not holdings:
             return
         self.plan, self.admission = make_plan(
-            self.state, self._market(now_unix_s), self._journal.newest_revision(), now_s, now_unix_s
+            self.state, holdings, self._market(now_unix_s), self._journal.newest_revision(), now_s, now_unix_s
         )
-        if self.state.authority is not Authority.CONTROL or not self.state.ledger.i1_holds(now_s):
+        if not is_control or not self.state.ledger.i1_holds(now_s):
             return
         if now_s < self.state.ledger.disturbed_until_s:
             return
         self._flip_count += 1
         flip_id = f"f-{self.state.ledger.epoch}-{self._flip_count}-"
         self.flips.begin(begun_flips(self.state, self.plan, self.admission, flip_id=flip_id, now_unix_s=now_unix_s))
+
+    def _reported_holdings(self) -> dict[str, Holdings]:
+        """Return where machines say they are, dwell long served: enough for a plan to look at."""
+        found: dict[str, Holdings] = {}
+        for name, (_, bank) in self._reports.items():
+            try:
+                found[name] = adopt(self.state.models[name], bank.observed, 0.0)
+            except InvalidInput as error:
+                self._refuse_bank(name, str(error))
+        return found
+
+    def _refuse_bank(self, name: str, why: str) -> None:
+        """Say once why a bank is not managed; it counts at its ceiling."""
+        if self._refused.get(name) != why:
+            self._refused[name] = why
+            log.warning("bank_refused", bank=name, reason=why)
 
     def _curtail(self, now_s: float, now_unix_s: float) -> None:
         for order in self.state.open_curtailments():

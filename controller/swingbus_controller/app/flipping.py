@@ -5,7 +5,7 @@ A flip moves on only by `flip.step`; this room feeds it and never skips a phase.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from swingbus_controller.app.ordering import OrderBook
 from swingbus_controller.app.recording import Recorder
@@ -62,8 +62,8 @@ class FlipRunner:
         self._wishes.clear()
         self._unrecovered = {f.id for f in self._state.open_flips()}
 
-    def begin(self, flips: list[Flip]) -> None:
-        """Record flips that are to begin now."""
+    def begin(self, flips: list[Flip], *, beside: Sequence[JournalEntry] = ()) -> None:
+        """Record flips that are to begin now, together with what else must be on the record then."""
         begun: list[JournalEntry] = []
         for flip in flips:
             moved = flip
@@ -71,12 +71,14 @@ class FlipRunner:
                 moved, _ = step(flip, Begun(event_id=self._event_id(flip), at_s=flip.created_at_s))
             begun.append(self._entry(moved))
         if begun:
-            self._recorder.record(*begun)
+            self._recorder.record(*begun, *beside)
 
-    def cancel(self, flip: Flip, *, author: str, reason: str, now_unix_s: float) -> Flip:
+    def cancel(
+        self, flip: Flip, *, author: str, reason: str, now_unix_s: float, beside: Sequence[JournalEntry] = ()
+    ) -> Flip:
         """Undo an open flip; raises InvalidTransition where that is not possible."""
         event = Cancelled(event_id=self._event_id(flip), at_s=now_unix_s, author=author, reason=reason)
-        return self._take(flip, event, author=author)
+        return self._take(flip, event, author=author, beside=beside)
 
     def tick(self, now_s: float, now_unix_s: float) -> None:
         """Feed every open flip, then settle what their watts need."""
@@ -113,14 +115,18 @@ class FlipRunner:
             return False
         return True
 
-    def _take(self, flip: Flip, event: FlipEvent, *, author: str = "controller") -> Flip:
+    def _take(
+        self, flip: Flip, event: FlipEvent, *, author: str = "controller", beside: Sequence[JournalEntry] = ()
+    ) -> Flip:
         moved, _ = step(flip, event)
-        self._keep(flip, moved, author=author)
+        self._keep(flip, moved, author=author, beside=beside)
         return moved
 
-    def _keep(self, flip: Flip, moved: Flip, *, author: str = "controller") -> None:
+    def _keep(
+        self, flip: Flip, moved: Flip, *, author: str = "controller", beside: Sequence[JournalEntry] = ()
+    ) -> None:
         model = self._state.models[flip.bank]
-        entries = [self._entry(moved, author=author)]
+        entries = [self._entry(moved, author=author), *beside]
         if moved.is_over:
             held = finish(model, self._state.holdings[flip.bank], moved, moved.since_s)
             if held != self._state.holdings[flip.bank]:

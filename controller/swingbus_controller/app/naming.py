@@ -35,16 +35,16 @@ class Accuser:
 
     def take_report(self, name: str, bank: orders.BankReport, now_s: float) -> None:
         """Accuse devices that the agent could not bring where they shall be, and that no disturbance excuses."""
-        out_of_place = {(name, s.device) for s in bank.stragglers}
+        # Only waking: no blip makes a machine ignore what it is told.
+        out_of_place = {(name, s.device) for s in bank.stragglers if s.reason == "self_woke"}
         known = {pair for pair in self._excused if pair[0] == name}
         if now_s < self._state.ledger.disturbed_until_s:
             self._excused |= out_of_place
-            return
         # Excused until it was seen in its place once.
         self._excused -= known - out_of_place
         for straggler in bank.stragglers:
             word = WORDS.get(straggler.reason)
-            if word is None or (name, straggler.device) in self._excused:
+            if word is None or (straggler.reason == "self_woke" and (name, straggler.device) in self._excused):
                 continue
             words = f"{straggler.device} of {name}: {word.replace('_', ' ')} after {straggler.attempt_count} writes; look at the machine"
             self._accuse("device_accused", f"{bank_subject(name)}/devices/{straggler.device}", word, words)
@@ -71,10 +71,12 @@ class Accuser:
         watch = self._watches.setdefault(window.feeder, GapWatch(STEP_RATIO * self._largest_w(banks)))
         grants = tuple(ledger.newest_grant(bank) for bank in banks)
         is_moving = any(self._state.open_flips(bank) for bank in banks) or now_s < ledger.disturbed_until_s
-        if is_moving or grants != self._grants.get(window.feeder) or any(b not in self._reported_w for b in banks):
+        if is_moving or grants != self._grants.get(window.feeder):
             self._grants[window.feeder] = grants
             watch.disturb()
             return
+        if any(bank not in self._reported_w for bank in banks):
+            return  # a machine that does not answer now says nothing of the others
         step = watch.take(now_s, window.mean_w, sum(self._reported_w[bank] for bank in banks))
         if step is not None:
             words = (

@@ -5,6 +5,8 @@ Refuses to decide anything itself: `planner.plan` and `admission.admit` do. A pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from swingbus_controller.domain.admission import Admission, admit, flip_of
 from swingbus_controller.domain.bank import BankState
 from swingbus_controller.domain.flip import Flip, step
@@ -13,6 +15,7 @@ from swingbus_controller.domain.limits import Limit, lowest_limit_w
 from swingbus_controller.domain.market import MarketView
 from swingbus_controller.domain.placement import BankModel, Holdings
 from swingbus_controller.domain.plan import (
+    Authority,
     Availability,
     BankView,
     FeederView,
@@ -40,8 +43,12 @@ AVAILABILITY = {
 }
 
 
-def feeder_views(state: SiteState, now_s: float, now_unix_s: float) -> tuple[FeederView, ...]:
-    """Return what each feeder leaves for claims: its limit soon in force, less U, R and what groups draw beyond their claims."""
+def feeder_views(
+    state: SiteState, holdings: Mapping[str, Holdings], now_s: float, now_unix_s: float
+) -> tuple[FeederView, ...]:
+    """Return what each feeder leaves for claims: its limit soon in force, less U, R, what groups draw beyond their claims, and banks
+    that the planner can't see.
+    """
     ledger = state.ledger
     views: list[FeederView] = []
     for name in state.site.feeders_in_order():
@@ -56,12 +63,17 @@ def feeder_views(state: SiteState, now_s: float, now_unix_s: float) -> tuple[Fee
             if ledger.spec(bank).feeder in inside
         )
         beyond_w = max(0.0, seen.claimed_w - claims_w)
+        unseen_w = sum(
+            ledger.growth_claim_w(bank) * state.site.tree.loss_factor(ledger.spec(bank).feeder, name)
+            for bank in ledger.bank_names()
+            if bank not in holdings and ledger.spec(bank).feeder in inside
+        )
         tightest = min(limits, key=lambda lim: _soon(lim, now_s), default=None)
         views.append(
             FeederView(
                 feeder=name,
                 parent=feeder.parent,
-                available_w=limit_w - seen.uncontrolled_w - ledger.margin_w(name, limit_w) - beyond_w,
+                available_w=limit_w - seen.uncontrolled_w - ledger.margin_w(name, limit_w) - beyond_w - unseen_w,
                 loss_ratio=feeder.losses_ratio,
                 limit_reason="no limit" if tightest is None else tightest.source,
                 limit_until_s=None
@@ -131,7 +143,7 @@ def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: flo
         availability=availability,
         held_claim_w=None
         if availability in (Availability.HELD, Availability.SHRINK_ONLY)
-        else state.ledger.claim_w(model.name),
+        else state.ledger.growth_claim_w(model.name),
         pinned_reason=f"pinned by {pin.author}: {pin.reason}" if pin is not None and pin.holds(now_unix_s) else None,
         note=note,
     )
@@ -142,21 +154,26 @@ def _availability(state: SiteState, model: BankModel, now_s: float) -> tuple[Ava
     if lockout is not None:
         return Availability.LOCKED_OUT, f"locked out by {lockout.author}: {lockout.reason}"
     ledger = state.ledger
+    if state.authority is not Authority.CONTROL:
+        # Nothing is adopted or proven below CONTROL: a plan to look at takes machines as they report themselves.
+        is_live = ledger.is_live(model.name, now_s)
+        return (Availability.HELD, None) if is_live else (Availability.DARK, "its agent is silent")
     availability = AVAILABILITY[ledger.state(model.name, now_s)]
     if availability is Availability.HELD and now_s < ledger.disturbed_until_s:
         return Availability.SHRINK_ONLY, "a disturbance is too fresh"
     return availability, None if availability is Availability.HELD else ledger.state(model.name, now_s).value
 
 
-def plan_view(state: SiteState, revision: int, now_s: float, now_unix_s: float) -> PlanView:
-    """Return the fleet as the planner sees it; banks that nobody has reported yet are left out."""
+def plan_view(
+    state: SiteState, holdings: Mapping[str, Holdings], revision: int, now_s: float, now_unix_s: float
+) -> PlanView:
+    """Return the fleet as the planner sees it; banks that nobody has reported yet are left out, but for what they may claim."""
     return PlanView(
         revision=revision,
         site=state.site.name,
-        feeders=feeder_views(state, now_s, now_unix_s),
+        feeders=feeder_views(state, holdings, now_s, now_unix_s),
         banks=tuple(
-            bank_view(state, state.models[name], holdings, now_s, now_unix_s)
-            for name, holdings in sorted(state.holdings.items())
+            bank_view(state, state.models[name], held, now_s, now_unix_s) for name, held in sorted(holdings.items())
         ),
         firm_needs=needs_at(state.reservations.values(), now_unix_s),
         authority=state.authority,
@@ -164,10 +181,15 @@ def plan_view(state: SiteState, revision: int, now_s: float, now_unix_s: float) 
 
 
 def make_plan(
-    state: SiteState, market: MarketView, revision: int, now_s: float, now_unix_s: float
+    state: SiteState,
+    holdings: Mapping[str, Holdings],
+    market: MarketView,
+    revision: int,
+    now_s: float,
+    now_unix_s: float,
 ) -> tuple[Plan, Admission]:
-    """Return a plan for now and which of its moves may begin."""
-    view = plan_view(state, revision, now_s, now_unix_s)
+    """Return a plan for now and which of its moves may begin; `holdings` are those recorded or, below CONTROL, those reported."""
+    view = plan_view(state, holdings, revision, now_s, now_unix_s)
     made = plan(view, market, state.site.policy, now_unix_s)
     return made, admit(made, view, now_unix_s)
 

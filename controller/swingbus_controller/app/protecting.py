@@ -50,7 +50,7 @@ def _rungs(
     """Return what a bank can give, in the order of giving way: mining, then caps, then spot inference; reserved GPUs are only capped."""
     rungs: list[_Rung] = []
     capped = min((p for p in model.points.values() if p.mode is Mode.INFERENCE), key=lambda p: p.claim_w, default=None)
-    for name, (count, units) in sorted(_free(model, holdings, open_flips).items()):
+    for name, (count, units) in sorted(free_devices(model, holdings, open_flips).items()):
         origin = model.points[name]
         if origin.mode is Mode.MINING:
             kind_rank = 0 if model.kind is DeviceKind.ASIC else 1
@@ -63,7 +63,9 @@ def _rungs(
     return sorted((r for r in rungs if r.per_device_w > 0.0), key=lambda r: (r.rank, r.origin.name, r.to.name))
 
 
-def _free(model: BankModel, holdings: Holdings, open_flips: Sequence[Flip]) -> dict[str, tuple[int, tuple[int, ...]]]:
+def free_devices(
+    model: BankModel, holdings: Holdings, open_flips: Sequence[Flip]
+) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Return how many devices (and which units) of each point no flip has and no charge holds."""
     counts: Counter[str] = Counter()
     units: dict[str, list[int]] = {}

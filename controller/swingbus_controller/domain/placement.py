@@ -158,40 +158,36 @@ def adopt(model: BankModel, observed: Sequence[orders.PointOrder], now_unix_s: f
 
     A GPU unit that reports no tenant rests; unknown devices are ordered to rest, which can only lower what they draw.
     """
-    names = {p.name: p for p in model.points.values()}
-    counts: Counter[str] = Counter()
-    units: dict[str, list[int]] = {}
-    size = model.device_class.unit_size
-    for seen in observed:
-        mode = next((m for m, wire in ORDER_MODES.items() if wire is seen.mode), None)
-        point = names.get(seen.point)
-        if point is None or point.mode is not mode:
-            point = model.rest if mode is None else nearest_point(model, mode, seen.power_w)
-        counts[point.name] += seen.count
-        units.setdefault(point.name, []).extend(seen.units)
     total = model.declared.device_count
-    if sum(counts.values()) > total:
+    seen_count = sum(seen.count for seen in observed)
+    named = {unit for seen in observed for unit in seen.units}
+    if seen_count > total or (model.kind is DeviceKind.GPU and not named <= set(range(model.unit_count))):
         raise InvalidInput(
-            f"{model.name} reports {sum(counts.values())} devices, the site file declares {total}: correct one of them.",
+            f"{model.name} reports {seen_count} devices{f' in units up to {max(named)}' if named else ''}, the site file declares "
+            f"{total}{f' in {model.unit_count} units' if model.kind is DeviceKind.GPU else ''}: correct one of them.",
             reason="TOO_MANY_DEVICES",
         )
-    counts[model.rest.name] += total - sum(counts.values())
+    counts: Counter[str] = Counter()
+    units: dict[str, list[int]] = {}
     if model.kind is DeviceKind.GPU:
-        named = {unit for ids in units.values() for unit in ids}
-        free = [unit for unit in range(model.unit_count) if unit not in named]
-        for point_name in sorted(counts, key=lambda n: n == model.rest.name):
-            ids = units.setdefault(point_name, [])
-            while len(ids) * size < counts[point_name] and free:
-                ids.append(free.pop(0))
-            counts[point_name] = len(ids) * size
-        for unit in free:
-            units.setdefault(model.rest.name, []).append(unit)
-            counts[model.rest.name] += size
+        # A unit between two points, its devices apart: it counts where it needs most.
+        at: dict[int, OperatingPoint] = dict.fromkeys(range(model.unit_count), model.rest)
+        for seen in observed:
+            point = _point_of(model, seen)
+            for unit in seen.units:
+                at[unit] = max(at[unit], point, key=lambda p: p.claim_w)
+        for unit, point in at.items():
+            units.setdefault(point.name, []).append(unit)
+            counts[point.name] += model.device_class.unit_size
+    else:
+        for seen in observed:
+            counts[_point_of(model, seen).name] += seen.count
+        counts[model.rest.name] += total - seen_count
     placements = tuple(
         Placement(
             point=name,
             count=count,
-            units=tuple(sorted(units.get(name, ()))) if model.kind is DeviceKind.GPU else (),
+            units=tuple(units.get(name, ())),
             since_s=now_unix_s,
             mode_since_s=now_unix_s,
         )
@@ -199,6 +195,14 @@ def adopt(model: BankModel, observed: Sequence[orders.PointOrder], now_unix_s: f
         if count
     )
     return Holdings(bank=model.name, placements=placements)
+
+
+def _point_of(model: BankModel, seen: orders.PointOrder) -> OperatingPoint:
+    mode = next((m for m, wire in ORDER_MODES.items() if wire is seen.mode), None)
+    point = model.points.get(seen.point)
+    if point is not None and point.mode is mode:
+        return point
+    return model.rest if mode is None else nearest_point(model, mode, seen.power_w)
 
 
 def finish(model: BankModel, holdings: Holdings, flip: Flip, now_unix_s: float) -> Holdings:
