@@ -133,22 +133,24 @@ class Story:
         (run.folder / "site.toml").write_text(site)
         pki = str(run.folder / "pki")
         await _must([*self._controller, "init", "--pki", pki, "--endpoint", self.endpoint])
-        for agent in agents:
-            await self._issue(["--agent", agent], agent)
-            state = run.folder / "agents" / agent
-            state.mkdir(parents=True)
-            text = agent_file(run.scenario, agent, state, self._ports, run_dir=run.folder)
-            (run.folder / "agents" / f"{agent}.toml").write_text(text)
-            join = [
-                *program("swingbus_agent.main"),
-                "join",
-                str(run.bundle(agent)),
-                "--config",
-                str(run.folder / "agents" / f"{agent}.toml"),
-            ]
-            await _must(join)
+        # The authority issues one after the other; agents join while it does.
+        async with asyncio.TaskGroup() as joins:
+            for agent in agents:
+                await self._issue(["--agent", agent], agent)
+                joins.create_task(self._join(agent))
         for name, role in (("desk", "operator"), ("chief", "admin"), ("guest", "viewer")):
             await self._issue(["--operator", name, "--role", role], name)
+
+    async def _join(self, agent: str) -> None:
+        assert self._ports is not None
+        folder = self.run.folder / "agents"
+        state = folder / agent
+        state.mkdir(parents=True)
+        (folder / f"{agent}.toml").write_text(
+            agent_file(self.run.scenario, agent, state, self._ports, run_dir=self.run.folder)
+        )
+        config = str(folder / f"{agent}.toml")
+        await _must([*program("swingbus_agent.main"), "join", str(self.run.bundle(agent)), "--config", config])
 
     async def _issue(self, holder: list[str], name: str) -> None:
         pki = str(self.run.folder / "pki")
