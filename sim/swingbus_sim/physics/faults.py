@@ -245,7 +245,8 @@ class FaultLedger:
         world = self._world
         if event.kind in ("sag", "outage"):
             return event.targets or (world.tree.names[0],)
-        if not event.targets or event.targets[0] in self.meter_faults or event.targets[0] in world.loads:
+        # A feeder, its meter and its miners may share one name: the kind says which is meant.
+        if event.kind.startswith("meter_") or event.kind in ("load_surge", "limit", "mark"):
             return event.targets
         result: list[str] = []
         for target in event.targets:
