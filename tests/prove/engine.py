@@ -22,6 +22,7 @@ from swingbus_controller.domain.budget_events import (
 from swingbus_controller.domain.decisions import (
     GrowthConditions,
     decide_adoption,
+    decide_cover,
     decide_grow,
     decide_regrant,
     decide_settle,
@@ -222,6 +223,8 @@ class Engine:
     def plan(self) -> None:
         """Want something at random: that is all a planner is to the ledger."""
         for bank in self.world.banks.values():
+            if self.rng.random() < 0.04:
+                self.cover(bank.name)
             if self.rng.random() > 0.5 or self.ledger.state(bank.name, self.now_s) is not BankState.HELD:
                 continue
             have = self.ledger.claim_w(bank.name)
@@ -231,6 +234,18 @@ class Engine:
                 self.grow(bank.name, want)
             elif want < have:
                 self.shrink(bank.name, want)
+
+    def cover(self, bank: str) -> None:
+        """Ask for some of what the bank counts at anyway (docs/adr/0002)."""
+        newest = self.ledger.newest_grant(bank)
+        if newest is None:
+            return
+        group = self.ledger.group_of(bank)
+        top_w = max(self.ledger.claim_w(bank), (self.ledger.exceeded_w(group) or 0.0) if group else 0.0)
+        watts = newest.grant_w + (top_w - newest.grant_w) * self.rng.choice((0.5, 1.0))
+        decision = decide_cover(self.ledger, bank, watts, self.now_s, reason="cover")
+        if isinstance(decision, GrantIssued):
+            self.record(decision)
 
     def grow(self, bank: str, watts: float) -> None:
         """Ask for growth; after a refusal take what there is room for."""
