@@ -20,6 +20,8 @@ CLOCK_DRIFT_RATIO = 2e-4  # two crystals of 100 ppm each
 COUNTER_AGREES_RATIO = 0.1
 VOLTAGE_LOW_PU, VOLTAGE_HIGH_PU = 0.9, 1.1
 RESTARTS_FOR_DISTURBANCE = 3
+# So many readings in a row that agree with each other are no blip but what is usual here: the first reading may have been one.
+READINGS_OF_A_NEW_NOMINAL = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class BlipWatch:
 
     def __init__(self) -> None:
         self._nominal_v: dict[str, float] = {}
+        self._unusual: dict[str, tuple[float, int]] = {}
         self._uptimes: dict[str, dict[str, float]] = {}
 
     def voltage(self, meter: str, voltage_v: float | None) -> str | None:
@@ -131,7 +134,15 @@ class BlipWatch:
         if VOLTAGE_LOW_PU <= per_unit <= VOLTAGE_HIGH_PU:
             # Follow slow drift, never a blip.
             self._nominal_v[meter] = nominal_v + 0.001 * (voltage_v - nominal_v)
+            self._unusual.pop(meter, None)
             return None
+        first_v, count = self._unusual.get(meter, (voltage_v, 0))
+        if voltage_v <= 0.0 or not VOLTAGE_LOW_PU <= voltage_v / max(first_v, 1e-9) <= VOLTAGE_HIGH_PU:
+            first_v, count = voltage_v, 0
+        self._unusual[meter] = (first_v, count + 1)
+        if count + 1 >= READINGS_OF_A_NEW_NOMINAL and voltage_v > 0.0:
+            self._nominal_v[meter] = voltage_v
+            del self._unusual[meter]
         return f"{meter} read {per_unit:.2f} of its usual voltage"
 
     def uptimes(self, bank: str, devices: Sequence[str], uptimes_s: Sequence[float], *, is_ordered: bool) -> str | None:
