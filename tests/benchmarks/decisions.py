@@ -54,7 +54,7 @@ def _planner(settings: Settings) -> Figure:
 
 
 def _ledger(settings: Settings) -> list[Figure]:
-    count = 100 if settings.quick else 1000
+    count = 40 if settings.quick else 1000
     samples = 20 if settings.quick else 50
     sample_ms: list[float] = []
     cut_ms: list[float] = []
@@ -113,7 +113,7 @@ def _ledger(settings: Settings) -> list[Figure]:
 
 
 def _proof(settings: Settings) -> Figure:
-    count = 60 if settings.quick else 400
+    count = 30 if settings.quick else 200
     runs = []
     for number in range(settings.runs):
         settings.say(f"prove: run {number + 1} of {settings.runs}")

@@ -211,7 +211,7 @@ def _measure(
     memory_aim: float,
     cpu_aim: float,
 ) -> list[Figure]:
-    warm_up_s, window_s, windows = (6.0, 6.0, 1) if settings.quick else (25.0, 30.0, 3)
+    warm_up_s, window_s, windows = (4.0, 5.0, 1) if settings.quick else (25.0, 30.0, 3)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swingbus-bench-")))
         bundles = make_authority(folder, [AGENT])

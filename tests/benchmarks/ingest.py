@@ -8,6 +8,7 @@ samples; stored bytes equal sent bytes for a sample of numbers; no stream ever h
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import random
 import sqlite3
@@ -49,14 +50,16 @@ def measure_ingest(settings: Settings) -> list[Figure]:
     """Return ingest under OBSERVE, and again with the deciding part running beside it."""
     figures = []
     bounds: list[float] = []
-    for authority, name in (("observe", "ingest"), ("control", "ingest_beside_engine")):
+    kinds = (("observe", "ingest"), ("observe", "ingest_gzip"), ("control", "ingest_beside_engine"))
+    for authority, name in kinds[: 1 if settings.quick else 3]:
+        is_gzip = name == "ingest_gzip"
         runs = []
         details: dict[str, object] = {}
         for number in range(settings.runs):
             settings.say(f"{name}: run {number + 1} of {settings.runs}")
-            if authority == "observe":
+            if name == "ingest":
                 bounds.append(_run_bound(settings))
-            fields_per_s, details = _run(settings, authority)
+            fields_per_s, details = _run(settings, authority, is_gzip=is_gzip)
             runs.append(fields_per_s)
         details["least_server_here"] = [round(bound) for bound in bounds]
         details["ratio_to_least_server_here"] = round(statistics.median(runs) / statistics.median(bounds), 3)
@@ -78,6 +81,9 @@ def measure_ingest(settings: Settings) -> list[Figure]:
                     "times, host readings and one meter reading travel with each and are not counted",
                     "CPU of the whole server process: TLS, gRPC, folding, sums, meters, SQLite with synchronous=FULL",
                     "the least server (ingest_bound.py: no checks, no fleet, no fsync) took the same load right before each run",
+                    "messages compressed by gRPC (gzip), as today's agent sends them"
+                    if is_gzip
+                    else "messages not compressed, as the trials sent them",
                     *(
                         ("authority control: the engine sees every batch; no agent holds a control stream",)
                         if authority == "control"
@@ -90,14 +96,14 @@ def measure_ingest(settings: Settings) -> list[Figure]:
     return figures
 
 
-def _run(settings: Settings, authority: str) -> tuple[float, dict[str, object]]:
+def _run(settings: Settings, authority: str, *, is_gzip: bool) -> tuple[float, dict[str, object]]:
     agents = [f"c{number:02d}" for number in range(STREAMS)]
     with tempfile.TemporaryDirectory(prefix="swingbus-bench-") as name:
         folder = Path(name)
         bundles = make_authority(folder, agents)
         site = container_site(folder, agents, authority=authority)
         with controller(site) as running:
-            seen = _load(settings, running, bundles, agents)
+            seen = _load(settings, running, bundles, agents, is_gzip=is_gzip)
             asyncio.run(_verify(running, bundles, seen["streams"]))
         _compare_bytes(folder / "data" / "telemetry.sqlite", agents, seen["streams"])
     check(
@@ -122,7 +128,9 @@ def _run(settings: Settings, authority: str) -> tuple[float, dict[str, object]]:
     return FIELD_SAMPLES * batches / cpu_s, details
 
 
-def _load(settings: Settings, server: RunningController, bundles: Path, agents: list[str]) -> dict[str, Any]:
+def _load(
+    settings: Settings, server: RunningController, bundles: Path, agents: list[str], *, is_gzip: bool
+) -> dict[str, Any]:
     arguments = {
         "endpoint": server.endpoint,
         "server": server.pid,
@@ -132,6 +140,7 @@ def _load(settings: Settings, server: RunningController, bundles: Path, agents: 
         "window_s": 1.0 if settings.quick else 4.0,
         "windows": 1 if settings.quick else 3,
         "real_columns": False,
+        "gzip": is_gzip,
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.ingest_load", json.dumps(arguments)],
@@ -151,7 +160,7 @@ def _run_bound(settings: Settings) -> float:
         folder = Path(name)
         bundles = make_authority(folder, agents)
         with server(["tests.benchmarks.ingest_bound", str(folder)], folder) as running:
-            seen = _load(settings, running, bundles, agents)
+            seen = _load(settings, running, bundles, agents, is_gzip=False)
         database = sqlite3.connect(folder / "least.sqlite")
         (stored,) = database.execute("SELECT COUNT(*) FROM batches").fetchone()
         database.close()
@@ -222,7 +231,7 @@ def measure_wire(settings: Settings) -> list[Figure]:
                     "counters are 64-bit (float32 loses joules), and each row carries condition, mode and reading time",
                     f"the inventory, sent once a session: {maker.inventory.ByteSize()} bytes",
                 ),
-                details={"parts": _parts(parsed)},
+                details={"parts": _parts(parsed), "gzip_bytes": len(gzip.compress(maker.message(10_000), 6))},
             )
         )
     settings.say("wire: measured")

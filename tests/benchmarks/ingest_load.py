@@ -73,9 +73,9 @@ async def receive(stream: Stream, call: Any) -> None:
             stream.drained.set()
 
 
-async def open_stream(stream: Stream, channel: grpc.aio.Channel) -> Any:
+async def open_stream(stream: Stream, channel: grpc.aio.Channel, compression: grpc.Compression | None) -> Any:
     """Open a stream and take its welcome."""
-    call: Any = channel.stream_stream(METHOD)()
+    call: Any = channel.stream_stream(METHOD)(compression=compression)
     await call.write(stream.maker.hello(stream.agent))
     welcome = service_pb2.StreamTelemetryResponse.FromString(await call.read()).welcome
     check(welcome.acked_sequence == 0, f"{stream.agent}: a new spool has stored batches")
@@ -97,7 +97,8 @@ async def load(arguments: dict[str, Any]) -> dict[str, Any]:
         open_channel(load_bundle(Path(arguments["bundles"]) / f"{s.agent}.toml"), endpoint=arguments["endpoint"])
         for s in streams
     ]
-    calls = [await open_stream(stream, channel) for stream, channel in zip(streams, channels, strict=True)]
+    compression = grpc.Compression.Gzip if arguments["gzip"] else None
+    calls = [await open_stream(stream, channel, compression) for stream, channel in zip(streams, channels, strict=True)]
     gc.collect()
     gc.freeze()
     stopping = asyncio.Event()

@@ -116,14 +116,17 @@ class SnapshotMaker:
     def _samples(self, random_: random.Random, index: int, count: int, columns: Columns) -> link_pb2.BankSamples:
         return link_pb2.BankSamples(
             bank_index=index,
+            # Sensors have steps, and machines of a class are alike: noise of full width would not compress as real readings do.
             values=[
-                random_.uniform(*((2900.0, 3100.0) if name == "power_w" else (0.0, 1000.0)))
+                round(base + random_.gauss(0.0, 2.0), 1)
                 for _ in range(count)
-                for name in columns.values
+                for base in (
+                    3000.0 if name == "power_w" else 10.0 * at + 50.0 for at, name in enumerate(columns.values)
+                )
             ],
             # An uptime that fell would be a restart, and an event each: machines of the bench run on.
             counters=[
-                1e6 if name == "uptime_s" else random_.uniform(0.0, 1e9)
+                1e6 if name == "uptime_s" else float(random_.randrange(10**6))
                 for _ in range(count)
                 for name in columns.counters
             ],

@@ -26,7 +26,7 @@ from tests.benchmarks.runner import main
                 "prove_histories",
             },
         ),
-        (["ingest"], {"ingest", "ingest_beside_engine"}),
+        (["ingest"], {"ingest"}),
         (["fanout"], {"fanout_p99"}),
         (["agent-gpu"], {"agent_gpu_pss", "agent_gpu_alone", "agent_gpu_cpu"}),
     ],
