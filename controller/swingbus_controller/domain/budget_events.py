@@ -236,7 +236,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _build(kind: Any, value: Any) -> Any:
     if is_dataclass(kind):
-        hints = _hints(kind)
+        hints = _hints(typing.cast(type, kind))
         unknown = set(value) - set(hints)
         if unknown:
             raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
