@@ -47,7 +47,8 @@ HEAD = "head"
 HOUSE_W = 1500.0
 ASIC_WRITE_S, BOOT_S, GPU_WRITE_S, START_S, STOP_S = 2.0, 6.0, 1.0, 5.0, 2.0
 ATTEMPT_S, ATTEMPTS = 4.0, 2
-CURTAILED_POINTS = "serve-capped"
+# After a controller or a link is back: the agent reports, is adopted and regranted, is cut, sheds.
+RECOVERY_S = 20.0
 
 SITE = """
 [site]
@@ -475,6 +476,7 @@ class Agent:
         self.sequence = 0
         self.batch = 0
         self.refusal = ""
+        self.lost_s = -1e18
         self.restart()
 
     def restart(self, *, loses_memory: bool = False) -> None:
@@ -967,6 +969,7 @@ class VirtualSite:
             TrueLimit("grid", lim.limit_w, -1e18, 1e18) for lim in self.site.tree.feeder("grid").limits
         ]
         self.excused_until_s = -1e18
+        self.undecided_s = -1e18
         self.is_disobedient: set[str] = set()
         self.house_w = HOUSE_W
         self._grants: dict[tuple[str, int, int], float] = {}
@@ -1196,15 +1199,36 @@ class VirtualSite:
         now_s = self.clock.s
         return min(lim.watts for lim in self.limits if lim.full_from_s <= now_s < lim.until_s)
 
+    def unreachable_w(self) -> float:
+        """Return watts that no controller could have taken away in time: of dead agents, or of all while none has decided lately."""
+        now_s, tree = self.clock.s, self.site.tree
+        is_undecided = now_s - self.undecided_s <= RECOVERY_S
+        total_w = 0.0
+        for bank in self.banks.values():
+            agent = self.agents[bank.site.agent]
+            if not (agent.is_alive and agent.is_linked):
+                agent.lost_s = now_s
+            if is_undecided or now_s - agent.lost_s <= RECOVERY_S:
+                total_w += bank.true_w(now_s) * tree.loss_factor(bank.site.feeder, "grid")
+        return total_w
+
     def excuse(self, seconds: float) -> None:
         """Let the judge look away for a while: a limit fell without notice, or a machine was made to misbehave."""
         self.excused_until_s = self.clock.s + seconds
 
     def _judge(self, watts: dict[str, float]) -> None:
         now_s = self.clock.s
-        over_w = watts["grid"] - self.limit_w()
-        if over_w > 0.0 and now_s > self.excused_until_s:
-            self.verdicts.over_cap.append(f"t={now_s:.0f}: {over_w:.0f} W over {self.limit_w():.0f} W")
+        if self.deciding is None:
+            self.undecided_s = now_s
+        for lim in self.limits:
+            if not lim.full_from_s <= now_s < lim.until_s:
+                continue
+            over_w = watts["grid"] - lim.watts
+            if lim.full_from_s > BOOTTIME_ZERO_S:
+                # A programme's limit: nobody can tell a dead agent's machines, and a dead controller tells nobody.
+                over_w -= self.unreachable_w()
+            if over_w > 0.0 and now_s > self.excused_until_s:
+                self.verdicts.over_cap.append(f"t={now_s:.0f}: {over_w:.0f} W over {lim.watts:.0f} W")
         if self.deciding is None:
             return
         for name, bank in self.banks.items():
