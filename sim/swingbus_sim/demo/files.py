@@ -327,7 +327,7 @@ def agent_file(scenario: Scenario, agent: str, folder: Path, ports: Ports, *, ru
                 "tick_s": 0.25,
                 "batch": 32,
                 "stagger_s": 0.02,
-                "verify_s": 6.0,
+                "verify_s": 4.0,
                 "boot_s": 60.0,
                 "attempts": 3,
                 "backoff_max_s": 10.0,
@@ -350,6 +350,7 @@ def agent_file(scenario: Scenario, agent: str, folder: Path, ports: Ports, *, ru
                 "window_s": meter.window_s,
                 "lag_s": meter.lag_s,
                 "error_ratio": meter.declared_error_ratio,
+                "timeout_s": 2.0,
             }
             parts.append(_table("[[meter]]", rows))
     return "\n".join(parts)

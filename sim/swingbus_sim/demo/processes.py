@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +20,8 @@ class Processes:
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
-        self._logs.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._logs, ignore_errors=True)
+        self._logs.mkdir(parents=True)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.started_count = 0
 
