@@ -398,13 +398,32 @@ class World:
             self.journal = []
             self.next_trust = JournalTrust.LOST
         elif fate < 0.32:
-            # An older copy comes back: often one that lacks the last few records only, which hardly anybody can tell.
-            lost = self.rng.choice((self.rng.randrange(1, 9), self.rng.randrange(len(self.journal) + 1)))
-            self.journal = self.journal[: max(0, len(self.journal) - lost)]
+            self._restore_old_journal()
             self.next_trust = JournalTrust.UNPROVEN
         else:
             self.journal = list(self.journal)
             self.next_trust = self.rng.choice((JournalTrust.UNPROVEN, JournalTrust.CURRENT))
+
+    def _restore_old_journal(self) -> None:
+        """Bring an older copy back; at times one that lacks just one bank's growth, whose agent dies as well.
+
+        Nobody who is left can then tell that the copy is old, and the dead agent's machines hash on.
+        """
+        begin = len(self.journal)
+        witness = None
+        for index in range(len(self.journal) - 1, -1, -1):
+            event = self.journal[index]
+            if isinstance(event, ControllerStarted):
+                break
+            if isinstance(event, GrantIssued):
+                if witness not in (None, event.bank) or event.kind is not GrantKind.GROW:
+                    break
+                witness, begin = event.bank, index
+        if witness is not None and self.rng.random() < 0.7:
+            self.journal = self.journal[:begin]
+            self.agents[witness].die(self.now_s, 80.0)
+        else:
+            self.journal = self.journal[: self.rng.randrange(len(self.journal) + 1)]
 
     def _step_zombie(self, zombie: Zombie) -> None:
         """Let it answer renewals with what it last knew; it can journal nothing.
