@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 
-def pytest_configure() -> None:
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the whole kill matrix be asked for."""
+    parser.addoption(
+        "--full-matrix",
+        action="store_true",
+        help="run every phase with every fault of tests/integration/kill_matrix (about 20 minutes), not the reduced matrix",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Say that there is no event loop yet.
 
     Else Python 3.11 makes one as soon as the asyncio plugin asks for the current loop; nobody closes it, and its warning fails
     whichever test runs when it is collected.
     """
     asyncio.set_event_loop(None)
+    config.addinivalue_line("markers", "full_matrix: runs only with --full-matrix")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only the whole matrix holds."""
+    if config.getoption("--full-matrix"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full_matrix")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full_matrix")]
