@@ -16,6 +16,7 @@ from swingbus.clock import Clock
 from swingbus_controller.api.capacity_service import CapacityService
 from swingbus_controller.app.commands import Commands
 from swingbus_controller.app.engine import SiteEngine
+from swingbus_controller.app.showing import LedgerView
 from swingbus_controller.domain.budget_events import JournalTrust
 from swingbus_controller.domain.market import MarketView
 from swingbus_controller.domain.plan import Authority
@@ -32,6 +33,7 @@ class Deciding:
 
     engine: SiteEngine
     service: CapacityService
+    view: LedgerView
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """Register CapacityService."""
@@ -64,4 +66,6 @@ def build_deciding(
         trust=JournalTrust.LOST if journal_is_new else JournalTrust.UNPROVEN,
         market=market,
     )
-    return Deciding(engine=engine, service=CapacityService(engine, Commands(engine, clock), clock))
+    return Deciding(
+        engine=engine, view=LedgerView(engine), service=CapacityService(engine, Commands(engine, clock), clock)
+    )

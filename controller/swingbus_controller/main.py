@@ -144,7 +144,7 @@ class Controller:
             period_s=settings.period_s,
             control=deciding.engine if deciding is not None else None,
         )
-        views = FleetViews(fleet=self.fleet, clock=clock, budget=deciding.engine if deciding is not None else None)
+        views = FleetViews(fleet=self.fleet, clock=clock, budget=deciding.view if deciding is not None else None)
         fleet = FleetService(fleet=self.fleet, views=views, events=self.journal, archive=self.telemetry)
         server = build_server(DoorInterceptor(clock, DenyListFile(self.authority.deny_list_path)))
         link.add_to_server(server)

@@ -98,7 +98,13 @@ class Commands:
         tree.feeder(feeder)
         if not 0.0 <= limit_w < 1e12:
             raise InvalidInput(f"limit_w is {limit_w}: give watts of 0 or more.", reason="BAD_LIMIT")
-        for name, value, low in (("notice", notice_s, 0.0), ("ramp", ramp_s, 0.0), ("duration", duration_s, 1.0)):
+        spans = (
+            ("notice", notice_s, 0.0),
+            ("ramp", ramp_s, 0.0),
+            ("duration", duration_s, 1.0),
+            ("window", window_s, 0.0),
+        )
+        for name, value, low in spans:
             if not low <= value <= 366 * 86_400.0:
                 raise InvalidInput(f"{name} is {value:g} s: it must be {low:g} s to 366 days.", reason="BAD_SPAN")
         subject = self.repeated(order)

@@ -8,7 +8,6 @@ never waits for the planner. Below CONTROL nothing of this is sent anywhere; bel
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -29,7 +28,8 @@ from swingbus_controller.app.protecting import (
     unshed_w,
 )
 from swingbus_controller.app.recording import Recorder, bank_subject
-from swingbus_controller.domain import orders, reports
+from swingbus_controller.app.sensing import Senses, ledger_report
+from swingbus_controller.domain import orders
 from swingbus_controller.domain.admission import Admission
 from swingbus_controller.domain.budget import Hearing
 from swingbus_controller.domain.budget_events import (
@@ -47,28 +47,22 @@ from swingbus_controller.domain.decisions import (
     decide_cover,
     decide_regrant,
     decide_settle,
-    disturbance,
 )
-from swingbus_controller.domain.explain import explain
 from swingbus_controller.domain.flip import WattState
-from swingbus_controller.domain.flip_evidence import DeviceRows
-from swingbus_controller.domain.frames import AgentInventory, BankInventory, BatchFrame
+from swingbus_controller.domain.frames import AgentInventory, BatchFrame
 from swingbus_controller.domain.guard import exceeded_groups, guard
 from swingbus_controller.domain.limits import Limit
 from swingbus_controller.domain.market import MarketView
-from swingbus_controller.domain.observing import BlipWatch, WindowMaker, column
 from swingbus_controller.domain.placement import Holdings, adopt, needed_w
 from swingbus_controller.domain.plan import Authority, Plan
 from swingbus_controller.domain.settle import NotSettled, SettleReason
 from swingbus_controller.domain.site_state import SiteState, payload
-from swingbus_controller.ports.budget_view import BankBudget, FeederBudget, SiteBudget
 from swingbus_controller.ports.journal import Journal, JournalEntry
 
 log = structlog.get_logger()
 
 TICK_S = 0.25
 PLAN_PERIOD_S = 5.0
-KEPT_WINDOWS = 256
 # A grant that covers a reading leaves this much for the next one.
 COVER_RATIO = 1.02
 TOLERANCE_W = 1.0
@@ -103,11 +97,7 @@ class SiteEngine:
         self._plan_period_s = plan_period_s
         self._planned_s = -1e18
         self._reports: dict[str, tuple[orders.AgentReport, orders.BankReport]] = {}
-        self._inventories: dict[tuple[str, str], BankInventory] = {}
-        self._rows: dict[str, DeviceRows] = {}
-        self._windows: dict[str, deque[SeenWindow]] = {}
-        self._makers: dict[str, WindowMaker] = {}
-        self._blips = BlipWatch()
+        self._senses = Senses(state, self.recorder, self._accuser)
         self._not_settled: dict[str, NotSettled] = {}
         self._unmet_w: dict[str, float] = {}
         self._refused: dict[str, str] = {}
@@ -119,7 +109,7 @@ class SiteEngine:
         self._superseded: WrongState | None = None
         self._start(trust)
         self.flips = FlipRunner(
-            state=state, recorder=self.recorder, book=self.book, report_of=self._reports.get, rows_of=self._rows.get
+            state=state, recorder=self.recorder, book=self.book, report_of=self._reports.get, rows_of=self._senses.rows
         )
 
     def _start(self, trust: JournalTrust, above: int = 0) -> None:
@@ -141,52 +131,12 @@ class SiteEngine:
 
     def take_inventory(self, inventory: AgentInventory, now_s: float) -> None:
         """Remember what the columns of an agent's banks mean."""
-        for bank in inventory.banks:
-            self._inventories[(inventory.agent, bank.bank)] = bank
+        self._senses.take_inventory(inventory)
 
     def take_batch(self, batch: BatchFrame, now_s: float) -> None:
-        """Take a round of samples in; only live ones are evidence or protection."""
-        if not batch.is_live:
-            return
-        for frame in batch.banks:
-            name = f"{batch.agent}/{frame.bank}"
-            inventory = self._inventories.get((batch.agent, frame.bank))
-            if name not in self.state.models or inventory is None or len(frame.modes) != len(inventory.devices):
-                continue
-            self._rows[name] = DeviceRows(
-                units=[d.unit for d in inventory.devices],
-                modes=frame.modes,
-                read_s=[ns / 1e9 for ns in frame.read_boottime_ns],
-            )
-            power = column(inventory.value_fields, "power_w")
-            if power is not None:
-                self._accuser.take_reported(name, frame.values[power :: len(inventory.value_fields)])
-            index = column(inventory.counter_fields, "uptime_s")
-            if index is not None:
-                width = len(inventory.counter_fields)
-                uptimes = [float(frame.counters[row * width + index]) for row in range(len(inventory.devices))]
-                is_ordered = bool(self.state.open_flips(name))
-                names = [d.device for d in inventory.devices]
-                self._disturb(self._blips.uptimes(name, names, uptimes, is_ordered=is_ordered), now_s)
-        for meter in batch.meters:
-            feeder = self.state.site.feeder_of_meter(meter.meter)
-            if feeder is None or self.state.site.feeder_notes[feeder].meter_agent != batch.agent:
-                continue
-            self._disturb(self._blips.voltage(meter.meter, meter.voltage_v), now_s)
-            window = self._makers.setdefault(feeder, WindowMaker(feeder, batch.agent)).take(meter, batch.boot_id)
-            if window is not None and self.state.ledger.observe_window(window, now_s):
-                self._accuser.take_window(window, now_s)
-                spec = self.state.ledger.meters[feeder].meter
-                self._windows.setdefault(feeder, deque(maxlen=KEPT_WINDOWS)).append(
-                    SeenWindow(
-                        received_s=now_s,
-                        start_boottime_s=window.start_s,
-                        end_boottime_s=window.end_s,
-                        power_w=window.mean_w,
-                        upper_power_w=spec.upper_w(window.mean_w),
-                    )
-                )
-                self._poked.set()
+        """Take a round of samples in; a new meter window wakes the round."""
+        if batch.is_live and self._senses.take_batch(batch, now_s):
+            self._poked.set()
 
     def take_report(self, report: orders.AgentReport, *, is_hello: bool, now_s: float) -> None:
         """Take in what an agent holds and does."""
@@ -199,10 +149,10 @@ class SiteEngine:
             name = f"{report.agent}/{bank.bank}"
             if name not in self.state.models:
                 continue
-            heard = self.state.ledger.observe_report(_ledger_report(report, bank), now_s)
+            heard = self.state.ledger.observe_report(ledger_report(report, bank), now_s)
             if heard is Hearing.FENCED:
                 self._meet_fence(name, report, now_s)
-                heard = self.state.ledger.observe_report(_ledger_report(report, bank), now_s)
+                heard = self.state.ledger.observe_report(ledger_report(report, bank), now_s)
             if heard is Hearing.TAKEN:
                 self._reports[name] = (report, bank)
                 self._accuser.take_report(name, bank, now_s)
@@ -313,8 +263,10 @@ class SiteEngine:
         if cuts.grants:
             self.recorder.record(*(self.recorder.budget(grant) for grant in cuts.grants))
         if cuts.unmet_w != self._unmet_w:
+            # Along a ramp the figure changes with every round: once per feeder is enough.
+            is_news = bool(set(cuts.unmet_w) - set(self._unmet_w))
             self._unmet_w = dict(cuts.unmet_w)
-            if cuts.unmet_w:
+            if is_news:
                 log.warning("shed_fell_short", unmet_w={k: round(v) for k, v in cuts.unmet_w.items()})
         for name in self.state.holdings:
             self._fit(name, now_s, now_unix_s)
@@ -474,7 +426,7 @@ class SiteEngine:
                 order,
                 now_s=now_s,
                 now_unix_s=now_unix_s,
-                windows=self._windows.get(order.feeder, ()),
+                windows=self._senses.windows(order.feeder),
                 delay_s=0.0 if meter is None else meter.meter.lag_s + meter.meter.averaging_s,
                 is_within_authority=self.state.ledger.headroom_w(order.feeder, now_s) >= -TOLERANCE_W,
                 min_windows=self.state.site.protocol.settle_windows,
@@ -507,105 +459,15 @@ class SiteEngine:
             payload=payload("curtailment", order),
         )
 
-    def _disturb(self, why: str | None, now_s: float) -> None:
-        if why is None or self.state.authority is not Authority.CONTROL:
-            return
-        # One record a second is enough to keep the end moving.
-        if self.state.ledger.disturbed_until_s - now_s > self.state.site.protocol.disturbance_s - 1.0:
-            return
-        self.recorder.record(self.recorder.budget(disturbance(self.state.ledger, why, now_s)))
-
-    # What people may see (ports.budget_view).
-
-    def site_budget(self, now_s: float) -> SiteBudget:
-        """Return the ledger at the head feeder."""
-        ledger = self.state.ledger
-        view = ledger.feeder_view(self.state.site.tree.root, now_s)
-        left_s = ledger.disturbed_until_s - now_s
-        return SiteBudget(
-            authority=self.state.authority,
-            limit_w=view.limit_w,
-            claimed_w=view.claimed_w,
-            uncontrolled_w=view.uncontrolled_w,
-            margin_w=view.margin_w,
-            within_authority=ledger.i1_holds(now_s),
-            disturbance=f"no growth and no evidence for {left_s:.0f} s more" if left_s > 0.0 else "",
-        )
-
-    def feeder_budget(self, feeder: str, now_s: float) -> FeederBudget:
-        """Return the terms of I1 at one feeder."""
-        ledger = self.state.ledger
-        view = ledger.feeder_view(feeder, now_s)
-        return FeederBudget(
-            limits=ledger.limits(feeder),
-            limit_w=view.limit_w,
-            claimed_w=view.claimed_w,
-            headroom_w=view.headroom_w,
-            uncontrolled_w=view.uncontrolled_w,
-            margin_w=view.margin_w,
-        )
-
-    def bank_budget(self, bank: str, now_s: float) -> BankBudget | None:
-        """Return one bank's claim and why it is where it is."""
-        if bank not in self.state.models:
-            return None
-        ledger = self.state.ledger
-        newest = ledger.newest_grant(bank)
-        pin, lockout = self.state.pins.get(bank), self.state.lockouts.get(bank)
-        told = ""
-        if self.plan is not None and any(b.bank == bank for b in self.plan.view.banks):
-            told = "; ".join(e.sentence for e in explain(self.plan, bank))
-        return BankBudget(
-            state=ledger.state(bank, now_s).value.upper(),
-            grant_w=None if newest is None else newest.grant_w,
-            claim_w=ledger.claim_w(bank),
-            explanation=told,
-            pin="" if pin is None else f"{pin.author}: {pin.reason}",
-            lockout="" if lockout is None else f"{lockout.author}: {lockout.reason}",
-        )
-
-    def accusations(self, agent: str, bank: str, device: str) -> tuple[str, ...]:
-        """Return what evidence has found against a device."""
-        return self.state.accusations.get(f"agents/{agent}/banks/{bank}/devices/{device}", ())
-
     def not_settled(self, group: str) -> NotSettled | None:
         """Return why a group is not settled, None where it is or was never looked at."""
         return self._not_settled.get(group)
 
     def windows(self, feeder: str) -> tuple[SeenWindow, ...]:
         """Return the newest plausible windows of a feeder's meter, oldest first."""
-        return tuple(self._windows.get(feeder, ()))
+        return self._senses.windows(feeder)
 
     def report_of(self, bank: str) -> orders.BankReport | None:
         """Return a bank's newest report."""
         heard = self._reports.get(bank)
         return None if heard is None else heard[1]
-
-
-def _ledger_report(report: orders.AgentReport, bank: orders.BankReport) -> reports.BankReport:
-    applied = None
-    if bank.applied_generation > 0:
-        applied = reports.Applied(
-            epoch=bank.epoch,
-            generation=bank.applied_generation,
-            at_s=bank.applied_boottime_s,
-            counted_w=bank.counted_power_w,
-            unheld_count=bank.unheld_count,
-        )
-    has_grant = bank.generation > 0
-    return reports.BankReport(
-        bank=f"{report.agent}/{bank.bank}",
-        agent=report.agent,
-        instance=report.instance_uid,
-        sequence=report.sequence,
-        boot_id=report.boot_id,
-        fence_epoch=report.epoch,
-        fence_instance=report.fence_instance,
-        grant_epoch=bank.epoch if has_grant else 0,
-        grant_generation=bank.generation,
-        grant_w=bank.grant_w if has_grant else None,
-        reported_w=bank.reported_w,
-        is_lapsed=bank.is_lapsed,
-        is_lost=bank.is_lost,
-        applied=applied,
-    )

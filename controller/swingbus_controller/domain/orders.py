@@ -53,7 +53,9 @@ class BankOrder:
     """What one bank may draw and should do."""
 
     bank: str  # short id, unique in the agent
-    generation: int  # of the grant; points may change under the same grant: then only the agent order's generation grows
+    generation: (
+        int  # of the grant; points may change under the same grant: then only the agent order's generation grows
+    )
     grant_w: float
     device_budget_w: float
     points: tuple[PointOrder, ...]

@@ -1,0 +1,131 @@
+"""Senses: live telemetry to what deciding needs: meter windows for the ledger, rows of devices for flips, blips, accusations.
+
+Decides nothing about watts. Invariant: columns stay columns; a bank that the site file does not manage, a frame that does not fit its
+inventory and a meter read by anybody but its declared reader are left out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from swingbus_controller.app.naming import Accuser
+from swingbus_controller.app.recording import Recorder
+from swingbus_controller.domain import orders, reports
+from swingbus_controller.domain.curtailment import SeenWindow
+from swingbus_controller.domain.decisions import disturbance
+from swingbus_controller.domain.flip_evidence import DeviceRows
+from swingbus_controller.domain.frames import AgentInventory, BankInventory, BatchFrame
+from swingbus_controller.domain.observing import BlipWatch, WindowMaker, column
+from swingbus_controller.domain.plan import Authority
+from swingbus_controller.domain.site_state import SiteState
+
+KEPT_WINDOWS = 256
+
+
+class Senses:
+    """The newest of what was sampled at one site."""
+
+    def __init__(self, state: SiteState, recorder: Recorder, accuser: Accuser) -> None:
+        self._state = state
+        self._recorder = recorder
+        self._accuser = accuser
+        self._inventories: dict[tuple[str, str], BankInventory] = {}
+        self._rows: dict[str, DeviceRows] = {}
+        self._windows: dict[str, deque[SeenWindow]] = {}
+        self._makers: dict[str, WindowMaker] = {}
+        self._blips = BlipWatch()
+
+    def rows(self, bank: str) -> DeviceRows | None:
+        """Return a bank's newest sample, row by row."""
+        return self._rows.get(bank)
+
+    def windows(self, feeder: str) -> tuple[SeenWindow, ...]:
+        """Return the newest plausible windows of a feeder's meter, oldest first."""
+        return tuple(self._windows.get(feeder, ()))
+
+    def take_inventory(self, inventory: AgentInventory) -> None:
+        """Remember what the columns of an agent's banks mean."""
+        for bank in inventory.banks:
+            self._inventories[(inventory.agent, bank.bank)] = bank
+
+    def take_batch(self, batch: BatchFrame, now_s: float) -> bool:
+        """Take a live round of samples in; return whether a meter closed a window. Backlog is history, not evidence: leave it out."""
+        has_news = False
+        for frame in batch.banks:
+            name = f"{batch.agent}/{frame.bank}"
+            inventory = self._inventories.get((batch.agent, frame.bank))
+            if name not in self._state.models or inventory is None or len(frame.modes) != len(inventory.devices):
+                continue
+            self._rows[name] = DeviceRows(
+                units=[d.unit for d in inventory.devices],
+                modes=frame.modes,
+                read_s=[ns / 1e9 for ns in frame.read_boottime_ns],
+            )
+            power = column(inventory.value_fields, "power_w")
+            if power is not None:
+                self._accuser.take_reported(name, frame.values[power :: len(inventory.value_fields)])
+            index = column(inventory.counter_fields, "uptime_s")
+            if index is not None:
+                width = len(inventory.counter_fields)
+                uptimes = [float(frame.counters[row * width + index]) for row in range(len(inventory.devices))]
+                is_ordered = bool(self._state.open_flips(name))
+                names = [d.device for d in inventory.devices]
+                self._disturb(self._blips.uptimes(name, names, uptimes, is_ordered=is_ordered), now_s)
+        for meter in batch.meters:
+            feeder = self._state.site.feeder_of_meter(meter.meter)
+            if feeder is None or self._state.site.feeder_notes[feeder].meter_agent != batch.agent:
+                continue
+            self._disturb(self._blips.voltage(meter.meter, meter.voltage_v), now_s)
+            window = self._makers.setdefault(feeder, WindowMaker(feeder, batch.agent)).take(meter, batch.boot_id)
+            if window is not None and self._state.ledger.observe_window(window, now_s):
+                self._accuser.take_window(window, now_s)
+                spec = self._state.ledger.meters[feeder].meter
+                self._windows.setdefault(feeder, deque(maxlen=KEPT_WINDOWS)).append(
+                    SeenWindow(
+                        received_s=now_s,
+                        start_boottime_s=window.start_s,
+                        end_boottime_s=window.end_s,
+                        power_w=window.mean_w,
+                        upper_power_w=spec.upper_w(window.mean_w),
+                    )
+                )
+                has_news = True
+        return has_news
+
+    def _disturb(self, why: str | None, now_s: float) -> None:
+        if why is None or self._state.authority is not Authority.CONTROL:
+            return
+        # One record a second is enough to keep the end moving.
+        if self._state.ledger.disturbed_until_s - now_s > self._state.site.protocol.disturbance_s - 1.0:
+            return
+        self._recorder.record(self._recorder.budget(disturbance(self._state.ledger, why, now_s)))
+
+
+def ledger_report(report: orders.AgentReport, bank: orders.BankReport) -> reports.BankReport:
+    """Return one bank of an agent's report as the ledger takes it."""
+    applied = None
+    if bank.applied_generation > 0:
+        applied = reports.Applied(
+            epoch=bank.epoch,
+            generation=bank.applied_generation,
+            at_s=bank.applied_boottime_s,
+            counted_w=bank.counted_power_w,
+            unheld_count=bank.unheld_count,
+        )
+    has_grant = bank.generation > 0
+    return reports.BankReport(
+        bank=f"{report.agent}/{bank.bank}",
+        agent=report.agent,
+        instance=report.instance_uid,
+        sequence=report.sequence,
+        boot_id=report.boot_id,
+        fence_epoch=report.epoch,
+        fence_instance=report.fence_instance,
+        grant_epoch=bank.epoch if has_grant else 0,
+        grant_generation=bank.generation,
+        grant_w=bank.grant_w if has_grant else None,
+        reported_w=bank.reported_w,
+        is_lapsed=bank.is_lapsed,
+        is_lost=bank.is_lost,
+        applied=applied,
+    )
