@@ -81,7 +81,7 @@ def measure_ingest(settings: Settings) -> list[Figure]:
                     "times, host readings and one meter reading travel with each and are not counted",
                     "CPU of the whole server process: TLS, gRPC, folding, sums, meters, SQLite with synchronous=FULL",
                     "the least server (ingest_bound.py: no checks, no fleet, no fsync) took the same load right before each run",
-                    "messages compressed by gRPC (gzip), as today's agent sends them"
+                    "messages compressed by gRPC (gzip), which the agent does not do: this is why"
                     if is_gzip
                     else "messages not compressed, as the trials sent them",
                     *(

@@ -39,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench from the command line; 0: measured (met or not), 1: a result was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short run of each: shows that the bench works")
-    parser.add_argument("--only", action="append", choices=sorted(MEASURES), help="only this one; may be repeated")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=sorted(MEASURES),
+        help="only this one, the file's others stay; may be repeated",
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("build/bench.json"), help="file to write (default: %(default)s)"
     )
@@ -48,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(quick=options.quick, runs=1 if options.quick else 3)
     figures: list[Figure] = []
     failures: dict[str, str] = {}
+    loads: dict[str, float] = {}
     for name, measure in MEASURES.items():
         if options.only and name not in options.only:
             continue
@@ -59,17 +65,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         figures.extend(found)
         for figure in found:
+            loads[figure.name] = round(os.getloadavg()[0], 2)
             print(figure.line(), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        **describe_machine(),
-        "quick": settings.quick,
-        "figures": [figure.record() for figure in figures],
-        "failures": failures,
-    }
+    machine = describe_machine()
+    fresh = [{**figure.record(), "commit": machine["commit"], "load_1m": loads[figure.name]} for figure in figures]
+    kept = earlier_figures(options.out, {figure.name for figure in figures}) if options.only else []
+    record = {**machine, "quick": settings.quick, "figures": [*kept, *fresh], "failures": failures}
     options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"written: {options.out}")
     return 1 if failures else 0
+
+
+def earlier_figures(path: Path, but: set[str]) -> list[dict[str, object]]:
+    """Return the figures that a file holds already, except those measured anew; each says its own commit and load."""
+    if not path.exists():
+        return []
+    found: list[dict[str, object]] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    return [figure for figure in found if figure["name"] not in but]
 
 
 def describe_machine() -> dict[str, object]:
