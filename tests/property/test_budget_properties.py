@@ -12,7 +12,7 @@ from swingbus_agent.domain.governor import GovernedBank, Governor, GovernorSetti
 from swingbus_agent.domain.grant import BankGrant, Desired, SafeShareStep
 from swingbus_controller.domain.budget import Ledger
 from swingbus_controller.domain.budget_events import BudgetEvent, GrantIssued, GrantKind, from_record, to_record
-from swingbus_controller.domain.decisions import GrowthConditions, decide_grow, decide_shrink
+from swingbus_controller.domain.decisions import GrowthConditions, decide_cover, decide_grow, decide_shrink
 from swingbus_controller.domain.protocol import ProtocolSettings
 from swingbus_controller.domain.ramp import RampBucket
 from swingbus_controller.domain.settle import TOLERANCE_W
@@ -254,3 +254,54 @@ def test_an_empty_ledger_of_the_small_site_claims_its_ceilings() -> None:
     """Before any journal everything may draw anything."""
     ledger = Ledger(tree=make_tree(), banks=[make_bank("a")], settings=SETTINGS)
     assert ledger.claim_w("a") == ledger.ceiling_w("a")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=STEPS, limit_w=st.floats(min_value=160.0, max_value=1500.0), covers=st.lists(WATTS, min_size=1, max_size=5)
+)
+def test_cover_leaves_every_claim_as_it_was(
+    steps: list[tuple[str, str, float]], limit_w: float, covers: list[float]
+) -> None:
+    """A covering grant raises no claim and breaks no limit, whatever came before it (ADR 0002)."""
+    site = site_with(limit_w)
+    covered = 0
+    for bank, act, watts in steps:
+        site.confirm("a", "b", "c")
+        decision = (
+            decide_grow(site.ledger, bank, watts, GrowthConditions(), site.now_s)
+            if act == "grow"
+            else decide_shrink(site.ledger, bank, watts, site.now_s, kind=GrantKind.SAFETY)
+        )
+        if isinstance(decision, GrantIssued):
+            site.ledger.apply(decision)
+        site.confirm("a", "b", "c")
+        for cover_w in covers:
+            before = {name: site.ledger.claim_w(name) for name in "abc"}
+            held_before = site.ledger.i1_holds(site.now_s)
+            cover = decide_cover(site.ledger, bank, cover_w, site.now_s, reason="property")
+            if isinstance(cover, GrantIssued):
+                site.ledger.apply(cover)
+                covered += 1
+                assert {name: site.ledger.claim_w(name) for name in "abc"} == before
+                assert held_before
+                assert site.ledger.i1_holds(site.now_s)
+
+
+def test_cover_of_an_unproven_cut_is_given_within_the_claim_and_refused_above_it() -> None:
+    """A cut that nobody proved may be taken back up to what still counts, and not a watt further."""
+    site = site_with(1500.0)
+    grow = decide_grow(site.ledger, "a", 400.0, GrowthConditions(), site.now_s)
+    assert isinstance(grow, GrantIssued)
+    site.ledger.apply(grow)
+    cut = decide_shrink(site.ledger, "a", 60.0, site.now_s, kind=GrantKind.SAFETY)
+    assert isinstance(cut, GrantIssued)
+    site.ledger.apply(cut)
+    site.confirm("a", "b", "c")
+
+    within = decide_cover(site.ledger, "a", 390.0, site.now_s, reason="test")
+    above = decide_cover(site.ledger, "a", 410.0, site.now_s, reason="test")
+
+    assert isinstance(within, GrantIssued)
+    assert within.grant_w == 390.0
+    assert not isinstance(above, GrantIssued)
