@@ -38,7 +38,9 @@ def generate(out: Path) -> list[Path]:
 def main() -> int:
     """Regenerate or check."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if committed files are not what the generator makes")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail if committed files are not what the generator makes"
+    )
     if not parser.parse_args().check:
         print(f"{len(generate(ROOT))} files written")
         return 0
@@ -49,7 +51,10 @@ def main() -> int:
         committed = {path.relative_to(ROOT) for path in ROOT.rglob("*_pb2*.py*") if "__pycache__" not in path.parts}
         orphans = sorted(str(path) for path in committed - set(fresh))
     if stale or orphans:
-        print(f"generated code is not what the protos say: {', '.join(stale + orphans)}; run `make proto`", file=sys.stderr)
+        print(
+            f"generated code is not what the protos say: {', '.join(stale + orphans)}; run `make proto`",
+            file=sys.stderr,
+        )
         return 1
     print(f"{len(fresh)} generated files are up to date")
     return 0

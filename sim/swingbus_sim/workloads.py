@@ -24,7 +24,6 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from swingbus.faults import SwingbusError
-
 from swingbus_sim.nvml.processes import Seat
 from swingbus_sim.nvml.shelf import Shelf
 

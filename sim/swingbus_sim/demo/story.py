@@ -204,7 +204,7 @@ class Story:
 
     async def _wait_file(self, path: Path, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while not path.exists():  # noqa: ASYNC110 - another process makes it
+        while not path.exists():
             self._check_alive()
             if time.monotonic() > deadline_s:
                 raise TimedOut(f"{path} was not made within {timeout_s:g} s")
