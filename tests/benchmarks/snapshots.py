@@ -26,7 +26,7 @@ DEVICE_SAMPLES = GPU_COUNT + ASIC_COUNT
 FIELD_SAMPLES = GPU_COUNT * GPU_FIELDS + ASIC_COUNT * ASIC_FIELDS
 _GPU_COUNTERS, _ASIC_COUNTERS = 8, 4
 _BATCH_FIELD = 2  # of StreamTelemetryRequest
-_BODIES = 64
+_BODIES = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
