@@ -47,6 +47,7 @@ from swingbus_controller.domain.decisions import (
     decide_cover,
     decide_regrant,
     decide_settle,
+    shows_newer_grant,
 )
 from swingbus_controller.domain.flip import WattState
 from swingbus_controller.domain.frames import AgentInventory, BatchFrame
@@ -348,7 +349,9 @@ class SiteEngine:
             adopted = decide_adoption(ledger, name, now_s)
             if adopted:
                 entries = [self.recorder.budget(event) for event in adopted]
-                if name not in self.state.holdings:
+                # A journal that is older than the agent's grant knows placements of another time: what works there now stays.
+                is_outdated = shows_newer_grant(ledger, name) and not self.state.open_flips(name)
+                if name not in self.state.holdings or is_outdated:
                     try:
                         held = adopt(self.state.models[name], bank.observed, now_unix_s)
                     except InvalidInput as error:

@@ -172,9 +172,7 @@ def decide_adoption(ledger: Ledger, bank: str, now_s: float) -> tuple[JournalDou
         return ()
     if (report.fence_epoch, report.fence_instance) != (ledger.epoch, ledger.instance):
         return ()
-    last = ledger.last_grant(bank)
-    known = (0, 0) if last is None else (last.epoch, last.generation)
-    shown = (report.grant_epoch, report.grant_generation)
+    shown, known = _shown_and_known(ledger, bank)
     is_newer = shown > known
     is_doubtful = ledger.trust is not JournalTrust.CURRENT and (is_newer or report.is_lost)
     adopted = BankAdopted(
@@ -188,6 +186,18 @@ def decide_adoption(ledger: Ledger, bank: str, now_s: float) -> tuple[JournalDou
         reason = f"{bank} holds grant {shown[0]}.{shown[1]}, the journal ends at {known[0]}.{known[1]}"
         return JournalDoubted(at_s=now_s, reason=reason), adopted
     return (adopted,)
+
+
+def shows_newer_grant(ledger: Ledger, bank: str) -> bool:
+    """Tell whether the agent holds a grant that the journal does not know: the journal is older than what runs there."""
+    shown, known = _shown_and_known(ledger, bank)
+    return shown > known
+
+
+def _shown_and_known(ledger: Ledger, bank: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    report, last = ledger.report(bank), ledger.last_grant(bank)
+    shown = (0, 0) if report is None else (report.grant_epoch, report.grant_generation)
+    return shown, (0, 0) if last is None else (last.epoch, last.generation)
 
 
 def decide_regrant(ledger: Ledger, bank: str, now_s: float) -> GrantIssued | Refusal:
