@@ -90,19 +90,20 @@ class TinySite:
         confirmations.touch()
         self._t0_s = time.clock_gettime(time.CLOCK_BOOTTIME) + 0.5
         zero_unix_s = time.time() + 0.5
-        sim = folder / "sim"
+        sim, simulator = folder / "sim", ("swingbus_sim.main",)
         sim.mkdir()
         self.start_controller()
         self._start(
             "sim",
-            ["swingbus_sim.main", "run", str(SCENARIO), "--dir", str(sim), "--t0", f"{self._t0_s:.3f}"]
-            + ["--shift", str(SHIFT)],
+            [*simulator, "run", str(SCENARIO), "--dir", str(sim), "--t0", f"{self._t0_s:.3f}", "--shift", str(SHIFT)],
         )
         self._start(
             "judge",
-            ["swingbus_sim.main", "judge", "--truth", str(sim / "truth.sock"), "--scenario", str(SCENARIO)]
-            + ["--out", str(folder / "verdict.json"), "--confirmations", str(confirmations)],
-        )
+            [
+                *simulator, "judge", "--truth", str(sim / "truth.sock"), "--scenario", str(SCENARIO),
+                "--out", str(folder / "verdict.json"), "--confirmations", str(confirmations),
+            ],
+        )  # fmt: skip
         await self._until(lambda: (sim / "sim.json").exists(), 30.0, "the simulator runs")
         for agent in AGENTS:
             self.start_agent(agent)

@@ -312,7 +312,7 @@ async def test_controller_with_an_old_journal_is_found_out_and_comes_to_rest(sit
     await recovered(site, await site.mode())
 
 
-@pytest.mark.parametrize("harm", ("lost", "old", "torn"))
+@pytest.mark.parametrize("harm", ["lost", "old", "torn"])
 async def test_agents_with_bad_records_raise_nothing_and_are_brought_back(
     site: TinySite, harm: str, tmp_path: Path
 ) -> None:
