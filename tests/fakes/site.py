@@ -1,8 +1,9 @@
 """A whole site in virtual time: machines, meters and agents that obey like real ones, a judge beside them, the real engine above.
 
-Nothing here asks the controller what is true: watts come from the machines, the limit from what was ordered, grants from the journal.
-One step is one second. Agents fence, store, apply with delays, renew, lapse and lose their memory; machines can ignore a write, wake by
-themselves or draw more than they say. `Judge` looks at every step: watts over a limit, orders that are not in the journal, watts above claims.
+Nothing here asks the controller what is true: watts come from the machines, limits from what was ordered, grants from the journal.
+One step is one second. Agents fence, store, apply with delays, renew, lapse and lose their memory; machines can ignore a write, wake
+by themselves or draw more than they say. The judge looks at every step: watts over a limit, orders that are not journaled, watts above
+claims.
 """
 
 from __future__ import annotations
@@ -409,6 +410,9 @@ class Bank:
     applied_s: float | None = None
     broken: set[str] = field(default_factory=set)
     slow: dict[str, float] = field(default_factory=dict)
+    fitted_w: dict[int, float] = field(
+        default_factory=dict
+    )  # limit by unit: the order's, or less where the grant is less
 
     @property
     def is_gpu(self) -> bool:
@@ -628,6 +632,7 @@ class Agent:
             total = sum((w - floor_w) * len(self._gpus(bank, u)) for u, w in limits.items()) or 1.0
             scale = min(1.0, max(0.0, spare / total))
             limits = {u: floor_w + (w - floor_w) * scale for u, w in limits.items()}
+        bank.fitted_w = limits
         for unit in bank.units:
             point = targets[unit.number]
             gpus = self._gpus(bank, unit.number)
@@ -672,7 +677,7 @@ class Agent:
         assert order is not None
         point = next(p for p in order.points if device.unit in p.units)
         unit = bank.units[device.unit]
-        is_at = abs(device.enforced_w - point.power_w) < 0.5 and device.due_s is None
+        is_at = abs(device.enforced_w - bank.fitted_w.get(device.unit, point.power_w)) < 0.5 and device.due_s is None
         return is_at and (unit.phase == "ready") == bool(point.workload) and unit.phase != "stopping"
 
     def in_progress(self, bank: Bank) -> bool:
@@ -691,7 +696,9 @@ class Agent:
                 ):
                     return True
                 if any(
-                    abs(g.enforced_w - point.power_w) >= 0.5 and not self._is_stuck(g) and not g.ignores_limit
+                    abs(g.enforced_w - bank.fitted_w.get(unit.number, point.power_w)) >= 0.5
+                    and not self._is_stuck(g)
+                    and not g.ignores_limit
                     for g in self._gpus(bank, unit.number)
                 ):
                     return True

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from swingbus_controller.domain.flip import Phase
-from tests.fakes.site import BOOTTIME_ZERO_S, VirtualSite, make_site, settled_site
+from tests.fakes.site import BOOTTIME_ZERO_S, Crashed, VirtualSite, make_site, settled_site
 
-WALK_S = 500
+WALK_S = 400
 OPEN_TOO_LONG_S = 600.0
 
 
@@ -67,7 +67,7 @@ def calm(site: VirtualSite) -> None:
     site.journal.crash_after = None
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_the_limit_holds_and_every_flip_ends(seed: int) -> None:
     """Prices, demand, curtailments, deaths of agents and controllers, blips: authorised watts over the limit are 0 and nothing is stuck."""
     chance = random.Random(seed)
@@ -76,7 +76,10 @@ def test_whatever_happens_the_limit_holds_and_every_flip_ends(seed: int) -> None
     for second in range(WALK_S):
         site.step()
         if chance.random() < 0.06:
-            shake(site, chance)
+            try:
+                shake(site, chance)
+            except Crashed:
+                site.kill_controller()
         if site.deciding is None:
             dead_s += 1
             if dead_s > 3 + chance.randrange(30):

@@ -25,7 +25,7 @@ from swingbus_controller.domain.flip import (
 )
 from swingbus_controller.domain.flip_events import Begun, Cancelled, FlipEvent, PhaseTimedOut, WattsHeld
 from swingbus_controller.domain.flip_evidence import DeviceRows, Sighting, evidence_for, followers_count
-from swingbus_controller.domain.placement import ORDER_MODES, BankModel, finish, needed_w
+from swingbus_controller.domain.placement import ORDER_MODES, BankModel, charged_w, finish, needed_w
 from swingbus_controller.domain.points import WORKING_MODES, DeviceKind, Mode
 from swingbus_controller.domain.site_state import SiteState, payload
 from swingbus_controller.ports.journal import JournalEntry
@@ -217,7 +217,19 @@ class FlipRunner:
                 self.refusals[flip.id] = f"{decision.reason.value}: {decision.detail}"
             if decision.reason not in (RefusalReason.NO_HEADROOM, RefusalReason.RAMP):
                 break
-        if asked or newest.grant_w <= base_w + TOLERANCE_W or ledger.state(model.name, now_s) is BankState.DARK:
+        if ledger.state(model.name, now_s) is BankState.DARK:
+            return
+        placed_w = base_w - charged_w(model, self._state.holdings[model.name])
+        if newest.grant_w < placed_w - TOLERANCE_W:
+            # Its devices run below their points (they fell to the safe share, or what is reserved could not rest): nothing asks for
+            # these watts but this.
+            conditions = GrowthConditions(is_locked_out=model.name in self._state.lockouts, reason="restored")
+            restored = decide_grow(ledger, model.name, placed_w, conditions, now_s)
+            if isinstance(restored, GrantIssued):
+                self._recorder.record(self._recorder.budget(restored))
+            return
+        # Growth that waits for others does not keep what this bank can give: the others may be waiting for it.
+        if newest.grant_w <= base_w + TOLERANCE_W:
             return
         shrink = decide_shrink(ledger, model.name, base_w, now_s, reason="given back")
         if isinstance(shrink, GrantIssued):

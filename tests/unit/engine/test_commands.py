@@ -18,9 +18,7 @@ GPU = "gpu1/gpus"
 def ask(site: VirtualSite, id: str, *, count: int = 8, bank: str = GPU, validate_only: bool = False) -> str:
     """Request a flip of mining GPUs to inference; return its name."""
     order = site.order(id, validate_only=validate_only)
-    return site.commands.request_flip(
-        order, bank=bank, count=count, from_mode=Mode.MINING, to_mode=Mode.INFERENCE
-    ).id
+    return site.commands.request_flip(order, bank=bank, count=count, from_mode=Mode.MINING, to_mode=Mode.INFERENCE).id
 
 
 def test_requested_flip_is_carried_out_and_recorded() -> None:
@@ -125,9 +123,7 @@ def test_flip_by_hand_inside_the_dwell_is_refused() -> None:
     name = ask(site, "go")
     assert site.run(120, lambda: site.state.flips[name].is_over), site.explain()
     with pytest.raises(WrongState) as refused:
-        site.commands.request_flip(
-            site.order("back"), bank=GPU, count=8, from_mode=Mode.INFERENCE, to_mode=Mode.MINING
-        )
+        site.commands.request_flip(site.order("back"), bank=GPU, count=8, from_mode=Mode.INFERENCE, to_mode=Mode.MINING)
     assert refused.value.reason == "DWELL"
     site.run(12)
     site.commands.request_flip(site.order("back"), bank=GPU, count=8, from_mode=Mode.INFERENCE, to_mode=Mode.MINING)
@@ -219,7 +215,11 @@ def test_operator_limit_can_never_raise_a_declared_one() -> None:
 
 def test_orders_without_id_or_reason_are_refused() -> None:
     """Both are kept on the record, so both are needed."""
-    for request_id, reason, word in (("", "why", "BAD_REQUEST_ID"), ("x" * 65, "why", "BAD_REQUEST_ID"), ("x", " ", "BAD_REASON")):
+    for request_id, reason, word in (
+        ("", "why", "BAD_REQUEST_ID"),
+        ("x" * 65, "why", "BAD_REQUEST_ID"),
+        ("x", " ", "BAD_REASON"),
+    ):
         with pytest.raises(InvalidInput) as refused:
             Order(author="ada", request_id=request_id, reason=reason, digest="d", validate_only=False)
         assert refused.value.reason == word

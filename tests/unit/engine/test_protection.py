@@ -202,7 +202,9 @@ def test_miner_that_ignores_sleep_is_accused_and_the_rest_still_rests() -> None:
     liar = next(d for d in site.banks["edge1/asics"].devices if d.mode is Mode.MINING)
     liar.ignores_sleep = True
     site.market.power = 90.0
-    assert site.run(200, lambda: site.count("edge1/asics", Mode.MINING) == 1 and not site.state.open_flips()), site.explain()
+    assert site.run(200, lambda: site.count("edge1/asics", Mode.MINING) == 1 and not site.state.open_flips()), (
+        site.explain()
+    )
     subject = f"agents/edge1/banks/asics/devices/{liar.name}"
     assert site.state.accusations.get(subject) == ("ignored_write",)
     assert site.state.holdings["edge1/asics"].count_at("standby") == 19, site.explain()

@@ -113,7 +113,22 @@ def test_falling_limit_caps_serving_gpus_before_it_stops_them() -> None:
     site.market.demand = 32.0
     assert site.run(200, lambda: serving(site) == 32 and site.is_quiet()), site.explain()
     site.curtail(38_000.0, notice_s=60.0, duration_s=180.0)
-    assert site.run(120, lambda: bool(site.flips(Phase.ACTIVE)) and any(not f.is_mode_flip for f in site.flips(Phase.ACTIVE))), site.explain()
+    assert site.run(120, lambda: any(not f.is_mode_flip for f in site.flips(Phase.ACTIVE))), site.explain()
     assert serving(site) >= 8
-    assert site.run(500, lambda: serving(site) == 32 and site.is_quiet() and site.claimed_ratio() > 0.95), site.explain()
+    assert site.run(500, lambda: serving(site) == 32 and site.is_quiet() and site.claimed_ratio() > 0.95), (
+        site.explain()
+    )
+    site.verdicts.assert_clean()
+
+
+def test_unit_whose_undo_fails_too_is_charged_until_evidence_clears_it() -> None:
+    """Neither model nor miner starts: FAILED, at rest, counted in full; once read back at rest it is free again and used."""
+    site = settled_site()
+    site.banks["gpu1/gpus"].broken.update({"llm", "miner"})
+    site.market.demand = 16.0
+    assert site.run(250, lambda: bool(site.flips(Phase.FAILED, bank="gpu1/gpus"))), site.explain()
+    site.banks["gpu1/gpus"].broken.clear()
+    assert site.run(60, lambda: not site.state.holdings["gpu1/gpus"].charges), site.explain()
+    site.market.demand = 32.0
+    assert site.run(400, lambda: serving(site) == 32 and site.is_quiet()), site.explain()
     site.verdicts.assert_clean()
