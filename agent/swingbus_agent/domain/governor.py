@@ -80,6 +80,7 @@ class _Bank:
         "last_write_s",
         "lease_until_s",
         "quarantine",
+        "read_w",
         "shape",
         "trim_w",
         "unheld",
@@ -98,7 +99,10 @@ class _Bank:
         self.last_write_s = -math.inf
         self.base_w = 0.0
         self.counted_w: float | None = None
-        self.known_w: float | None = None  # as read back, unread devices at nothing: surely no more than it may hold
+        self.known_w: float | None = (
+            None  # as last read back, never read ones at nothing: no more than it surely may hold
+        )
+        self.read_w: dict[str, float] = {}
         self.device_w: dict[str, float] = {}  # counted watts per device: as read back, or as written since
         self.unheld = 0
         self.applied: AppliedNow | None = None
@@ -355,7 +359,9 @@ class Governor:
         unheld = 0
         for device in state.shape.devices:
             watts = counted_w.get(device)
-            known_w += watts or 0.0
+            if watts is not None:
+                state.read_w[device] = watts
+            known_w += state.read_w.get(device, 0.0)
             if watts is None or device in state.in_flight or device in state.quarantine:
                 watts = state.shape.device_ceiling_w if watts is None else max(watts, state.shape.device_ceiling_w)
                 unheld += 1
@@ -365,6 +371,8 @@ class Governor:
         state.known_w = base_w + known_w * (1.0 + state.shape.overhead_ratio)
         state.counted_w = base_w + devices_w * (1.0 + state.shape.overhead_ratio)
         state.unheld = unheld
+        if self._is_lapsed(state, now_s):
+            self._fall(state, now_s)
         grant = state.grant
         is_complete = (
             grant is not None
@@ -412,8 +420,8 @@ class Governor:
             reported_w = grant.grant_w
         else:
             reported_w = self._fall(state, now_s)
-            if state.is_lost and state.known_w is None:
-                reported_w = None  # not read back yet: it cannot say what it holds
+            if state.known_w is None:
+                reported_w = None  # not read back yet: it cannot say where a grant would be no raise
         return GovernorReport(
             bank=bank,
             instance=self._instance,
@@ -451,14 +459,17 @@ class Governor:
         return total_w <= self.allowance(state.shape.name, now_s).watts + TOLERANCE_W
 
     def _fall(self, state: _Bank, now_s: float) -> float:
-        """Return min(durable grant, safe share so far, what is read back after a loss of memory), never rising."""
+        """Return min(durable grant, safe share so far, what was read back since), never rising.
+
+        Each step down is dated: a grant decided before it was told of meant no raise from there.
+        """
         schedule = self._durable.safe_shares.get(state.shape.name, state.shape.schedule)
         watts = safe_share_w(schedule, state.shape.safe_share_w, now_s)
         if state.grant is not None:
             watts = min(watts, state.grant.grant_w)
-        elif state.known_w is not None:
+        if state.known_w is not None:
             watts = min(watts, state.known_w)
-        if state.fallen_w == math.inf:
+        if watts < state.fallen_w - TOLERANCE_W:
             state.fallen_s = now_s
         state.fallen_w = min(state.fallen_w, watts)
         return state.fallen_w

@@ -160,6 +160,31 @@ def test_a_grant_decided_before_the_lapse_was_told_lifts_nothing() -> None:
     assert agent.governor.report("b", 143.0).is_lapsed
 
 
+def test_what_was_shed_after_a_lapse_is_not_raised_by_a_grant_that_knew_nothing_of_it() -> None:
+    """The allowance follows what is read back downwards, and each step down outdates the answers to earlier tickets."""
+    agent = AgentDriver(safe_share_w=100.0)
+    agent.grant(200.0, 1, 20.0)
+    agent.sweep(90.0, 90.0, 130.0)
+    assert agent.governor.report("b", 141.0).reported_w == 100.0
+    ticket = agent.governor.issue_ticket(141.0)
+    agent.sweep(20.0, 20.0, 142.0)
+    assert agent.watts(142.0) == 50.0
+    assert agent.grant(100.0, 2, 143.0, ticket=ticket) is Verdict.ACCEPTED
+    assert agent.watts(143.0) == 50.0
+    assert not agent.governor.allowance("b", 143.0).may_raise
+    agent.grant(50.0, 3, 144.0)
+    assert agent.governor.allowance("b", 144.0).may_raise
+
+
+def test_a_device_not_read_this_time_counts_as_last_read() -> None:
+    """One missed read must not make the whole bank shed."""
+    agent = AgentDriver(safe_share_w=100.0)
+    agent.grant(200.0, 1, 20.0)
+    agent.sweep(40.0, 40.0, 141.0)
+    agent.sweep(40.0, None, 142.0)
+    assert agent.watts(142.0) == 90.0
+
+
 def test_the_safe_share_never_raises() -> None:
     """Neither above the grant, nor when its schedule rises, nor after a restart."""
     steps = (SafeShareStep(from_s=0.0, watts=50.0), SafeShareStep(from_s=300.0, watts=500.0))
