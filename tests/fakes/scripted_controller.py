@@ -143,7 +143,7 @@ class ScriptedController(AgentLinkServiceServicer):
                 yield pb.StreamTelemetryResponse(ack=ack)
 
     # The generated type asks for an iterator of answers; grpc.aio also takes a servicer that writes to the context.
-    async def StreamControl(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+    async def StreamControl(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
         first = await anext(request_iterator)
         self._ticket = first.hello.ticket
         self.reports.append(first.hello.effective)
@@ -205,7 +205,7 @@ async def until(is_met: Callable[[], bool], what: str, *, within_s: float = 20.0
     """Wait until `is_met`; fail with `what` after a while."""
     try:
         async with asyncio.timeout(within_s):
-            while not is_met():  # noqa: ASYNC110 - the test looks at plain state from outside
+            while not is_met():
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"not within {within_s:g} s: {what}") from None
