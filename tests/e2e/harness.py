@@ -20,6 +20,7 @@ from swingbus_sim.scenario_file import load_scenario
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 RIGHT = ("-m", "swingbus_controller.main")
+OVERHEAD_S = 110.0  # keys, certificates, starts and ends on a busy machine; about 20 s on an idle one
 
 
 def wrong(bug: str) -> tuple[str, ...]:
@@ -34,6 +35,7 @@ class Judged:
     verdict: dict[str, Any]
     diary: tuple[str, ...]
     records: tuple[str, ...]
+    controller_log: str
     wall_s: float
 
     @property
@@ -41,6 +43,10 @@ class Judged:
         """Return the watt-seconds over a limit that nothing but the controller explains."""
         found: float = self.verdict["over_cap_ws"]["authorised"]
         return found
+
+    def count(self, kind: str) -> int:
+        """Return how many records of a kind the controller published."""
+        return sum(f"  {kind}: " in record for record in self.records)
 
     def told(self) -> str:
         """Return the run in words, for a failed assertion."""
@@ -75,26 +81,30 @@ async def play(
     )
     story = Story(run, controller=[sys.executable, *controller])
     try:
-        await story.prepare()
-        await story.start()
-        async with asyncio.TaskGroup() as group:
-            disturbing = None if disturb is None else group.create_task(_until_done(disturb, story))
-            await story.play()
-            if disturbing is not None:
-                disturbing.cancel()
-        await story.finish()
+        async with asyncio.timeout(run.scenario.duration_s + OVERHEAD_S):
+            await story.prepare()
+            await story.start()
+            async with asyncio.TaskGroup() as group:
+                disturbing = [] if disturb is None else [group.create_task(_disturb(disturb, story))]
+                await story.play()
+                for task in disturbing:
+                    task.cancel()
+            await story.finish()
     finally:
         await story.close()
     assert story.watcher is not None
+    left = run.processes.names()
+    assert not left, f"still running: {left}"
     return Judged(
         verdict=read_json(run.folder / "verdict.json"),
         diary=tuple(f"{at_s:6.1f} s  {text}" for at_s, text in sorted(run.diary)),
         records=tuple(f"{at_s:6.1f} s  {event.kind}: {event.message}" for at_s, event in story.watcher.seen.events),
+        controller_log=run.processes.log(SERVER).read_text(errors="replace"),
         wall_s=time.monotonic() - began_s,
     )
 
 
-async def _until_done(disturb: Callable[[Story], Awaitable[None]], story: Story) -> None:
+async def _disturb(disturb: Callable[[Story], Awaitable[None]], story: Story) -> None:
     await disturb(story)
 
 

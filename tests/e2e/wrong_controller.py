@@ -91,16 +91,16 @@ class SendsFirstEngine(SiteEngine):
 
 
 def _freed_by_time() -> None:
-    deciding.SiteEngine = FreedByTimeEngine  # type: ignore[misc]  # planted
+    vars(deciding)["SiteEngine"] = FreedByTimeEngine
 
 
 def _ack_as_evidence() -> None:
-    deciding.SiteEngine = AckEngine  # type: ignore[misc]  # planted
+    vars(deciding)["SiteEngine"] = AckEngine
 
 
 def _sent_before_journal() -> None:
-    engine_module.Recorder = LateRecorder  # type: ignore[misc]  # planted
-    deciding.SiteEngine = SendsFirstEngine  # type: ignore[misc]  # planted
+    vars(engine_module)["Recorder"] = LateRecorder
+    vars(deciding)["SiteEngine"] = SendsFirstEngine
 
 
 BUGS: Mapping[str, Callable[[], None]] = {
