@@ -431,6 +431,10 @@ class Bank:
             return min(device.enforced_w, 0.97 * device.enforced_w) + device.extra_w
         return min(80.0, device.enforced_w)
 
+    def reported_w(self, device: Device, now_s: float) -> float:
+        """Return what a machine says it draws: nothing of what it hides."""
+        return self.device_w(device, now_s) - device.extra_w
+
     def true_w(self, now_s: float) -> float:
         """Return what the bank truly draws at its feeder."""
         spec = self.site.spec
@@ -853,8 +857,8 @@ class Agent:
                         )
                         for d in b.devices
                     ),
-                    value_fields=("power_w", "uptime_s"),
-                    counter_fields=(),
+                    value_fields=("power_w",),
+                    counter_fields=("uptime_s",),
                     points=(),
                     workloads=("miner", "llm") if b.is_gpu else (),
                     meter="",
@@ -872,8 +876,8 @@ class Agent:
         return tuple(
             BankFrame(
                 bank=b.site.bank,
-                values=[v for d in b.devices for v in (b.device_w(d, now_s), now_s - d.restarted_s)],
-                counters=[],
+                values=[b.reported_w(d, now_s) for d in b.devices],
+                counters=[now_s - d.restarted_s for d in b.devices],
                 conditions=[1] * len(b.devices),
                 modes=[self._mode_of(b, d).value for d in b.devices],
                 read_boottime_ns=[round(now_s * 1e9)] * len(b.devices),

@@ -57,6 +57,7 @@ class Senses:
             if name not in self._state.models or inventory is None or len(frame.modes) != len(inventory.devices):
                 continue
             self._rows[name] = DeviceRows(
+                devices=[d.device for d in inventory.devices],
                 units=[d.unit for d in inventory.devices],
                 modes=frame.modes,
                 read_s=[ns / 1e9 for ns in frame.read_boottime_ns],

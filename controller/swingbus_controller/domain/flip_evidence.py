@@ -31,9 +31,10 @@ class DeviceRows:
     """The newest sample of a bank, row by row.
 
     Attributes:
-        units: the unit of each row; modes: wire numbers; read_s: CLOCK_BOOTTIME of the agent when each row was read.
+        devices: the name of each row's device; units: its unit; modes: wire numbers; read_s: CLOCK_BOOTTIME of the agent when each row was read.
     """
 
+    devices: Sequence[str]
     units: Sequence[int]
     modes: Sequence[int]
     read_s: Sequence[float]
@@ -120,12 +121,21 @@ def _starting(model: BankModel, flip: Flip, seen: Sighting, *, event_id: str, no
         failed = next((f for f in seen.report.failed_workloads if f.unit in units and f.workload == workload), None)
         if failed is not None:
             return WorkloadFailed(event_id=event_id, at_s=now_s, reason=failed.reason or "its process ended")
-    if seen.is_applied and "Applied" not in flip.evidence:
+    if seen.is_applied and "Applied" not in flip.evidence and not _stuck(model, flip, seen):
         return Applied(event_id=event_id, at_s=now_s)
     ready = {r.unit for r in seen.report.ready_workloads if r.workload == workload}
     if flip.destination.mode is Mode.INFERENCE and "WorkloadReady" not in flip.evidence and units <= ready:
         return WorkloadReady(event_id=event_id, at_s=now_s)
     return None
+
+
+def _stuck(model: BankModel, flip: Flip, seen: Sighting) -> frozenset[str]:
+    """Return GPUs of the flip whose agent has given up on them: it waits for them no longer, yet they are not at their point."""
+    if model.kind is not DeviceKind.GPU or seen.rows is None:
+        return frozenset()
+    units = {int(u) for u in flip.unit_ids}
+    mine = {name for name, unit in zip(seen.rows.devices, seen.rows.units, strict=True) if unit in units}
+    return frozenset(s.device for s in seen.report.stragglers if s.device in mine and s.reason != "in_flight")
 
 
 def _is_running(model: BankModel, flip: Flip, seen: Sighting) -> bool:
@@ -136,6 +146,8 @@ def _is_running(model: BankModel, flip: Flip, seen: Sighting) -> bool:
     if model.kind is DeviceKind.GPU:
         units = {int(u) for u in flip.unit_ids}
         rows = [i for i, unit in enumerate(seen.rows.units) if unit in units]
+        if _stuck(model, flip, seen):
+            return False
         return len(rows) == flip.count and all(
             seen.rows.modes[i] == mode and seen.rows.read_s[i] >= after_s for i in rows
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from swingbus_controller.domain.bank import BankState
@@ -186,7 +188,7 @@ def test_group_that_draws_more_than_granted_is_named_and_others_shed() -> None:
     for device in site.banks["edge2/asics"].devices:
         device.extra_w = 800.0
     site.run(30)
-    assert site.state.accusations.get("feeders/c2") == ("exceeds_grant",)
+    assert "exceeds_grant" in site.state.accusations.get("feeders/c2", ())
     assert site.state.ledger.state("edge2/asics", site.clock.s) is BankState.DISOBEYING
     site.run(60)
     site.verdicts.assert_clean()
@@ -338,4 +340,39 @@ def test_shed_under_a_dead_meter_does_not_shed_more_and_more() -> None:
     assert site.count("edge1/asics", Mode.MINING) + site.count("edge2/asics", Mode.MINING) >= 18, site.explain()
     site.dead_meters.clear()
     assert site.run(400, lambda: site.is_quiet() and mining(site) >= 29), site.explain()
+    site.verdicts.assert_clean()
+
+
+def test_gpu_that_ignores_its_cap_is_never_confirmed_as_capped() -> None:
+    """A cap is read back on every GPU of the unit: one that stays above it makes the flip fail, the others are capped."""
+    site = settled_site(make_site(is_reserved=True))
+    site.market.demand = 32.0
+    assert site.run(200, lambda: site.count("gpu1/gpus", Mode.INFERENCE) == 16 and site.is_quiet()), site.explain()
+    liar = site.banks["gpu1/gpus"].devices[11]
+    liar.ignores_limit = True
+    site.excuse(600.0)
+    site.curtail(38_000.0, notice_s=60.0, duration_s=200.0)
+    site.run(200)
+    capped = [f for f in site.flips(bank="gpu1/gpus") if f.aim.name == "serve-capped"]
+    assert {f.phase for f in capped if f.unit_ids == ("1",)} <= {Phase.STARTING, Phase.FAILED}, [
+        f.story() for f in capped
+    ]
+    assert any(f.unit_ids == ("1",) for f in capped), site.explain()
+    assert site.state.accusations[f"agents/gpu1/banks/gpus/devices/{liar.name}"] == ("ignored_write",)
+    liar.ignores_limit = False
+    assert site.run(500, lambda: site.is_quiet() and site.count("gpu1/gpus", Mode.INFERENCE) == 16), site.explain()
+
+
+def test_agent_with_more_devices_than_declared_is_left_alone_and_the_rest_runs() -> None:
+    """A report that contradicts the site file adopts nothing and stops nobody: that bank counts at its ceiling."""
+    site = VirtualSite(mining=5)
+    bank = site.banks["edge1/asics"]
+    bank.devices.append(replace(bank.devices[0], name="d99"))
+    site.is_disobedient.add("edge1/asics")
+    site.start_controller()
+    site.run(100)
+    ledger = site.state.ledger
+    assert ledger.claim_w("edge1/asics") == ledger.ceiling_w("edge1/asics"), site.explain()
+    assert "edge1/asics" not in site.state.holdings
+    assert site.count("edge2/asics", Mode.MINING) > 5, site.explain()
     site.verdicts.assert_clean()
