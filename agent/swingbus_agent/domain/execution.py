@@ -71,6 +71,7 @@ class BankExecution:
         self._views: dict[str, DeviceView] = {}
         self._unit_views: dict[int, UnitView] = {}
         self._unit_busy: set[int] = set()
+        self._unit_asked: set[int] = set()  # asked since they were last seen: asking again before a look tells nothing new
         self._unit_failed_s: dict[int, float] = {}
         self._wakes: list[tuple[float, str]] = []
         self._efficiencies: dict[str, float] = {}
@@ -119,6 +120,7 @@ class BankExecution:
                 notices.extend(self._judge(view, now_s))
         for unit in units:
             self._unit_views[unit.unit] = unit
+            self._unit_asked.discard(unit.unit)
         notices.extend(self._name_wakers(now_s))
         return tuple(notices)
 
@@ -214,6 +216,7 @@ class BankExecution:
         state = self._unit_views.get(unit, UnitView(unit=unit))
         if (
             unit in self._unit_busy
+            or unit in self._unit_asked
             or state.has_process
             or state.phase not in (WorkloadPhase.IDLE, WorkloadPhase.FAILED)
         ):
@@ -296,7 +299,7 @@ class BankExecution:
             runs_it = state.workload == target.workload and state.phase in _RUNS
             lowered, raised = self._limits(devices, target, counting, now_s)
             yield from lowered
-            if unit in self._unit_busy or state.phase is WorkloadPhase.STOPPING:
+            if unit in self._unit_busy or unit in self._unit_asked or state.phase is WorkloadPhase.STOPPING:
                 continue
             if state.phase in _RUNS and state.workload != target.workload:
                 yield self._unit_write(Verb.STOP_WORKLOAD, unit, target)
@@ -366,6 +369,7 @@ class BankExecution:
         """Note that a write was answered (taken or refused) or was cut off; a later reading shows what it did."""
         if not write.device:
             self._unit_busy.discard(write.unit)
+            self._unit_asked.add(write.unit)
             return ()
         track = self._tracks[write.device]
         track.writing = False
