@@ -166,7 +166,8 @@ class Eyes:
 
 
 def _mode(name: str) -> link_pb2.Mode:
-    return link_pb2.Mode.Value(f"MODE_{name.upper()}")
+    modes = {"mining": link_pb2.MODE_MINING, "inference": link_pb2.MODE_INFERENCE, "standby": link_pb2.MODE_STANDBY}
+    return modes[name]
 
 
 def _duration(seconds: float) -> Duration:

@@ -171,7 +171,7 @@ def agent_file(scenario: Scenario, agent: str, run_dir: Path, *, port: int, mode
     parts = [
         f"name = {json.dumps(agent)}\nstate_dir = {json.dumps(str(run_dir / 'agents' / agent))}\nwrites = true\n",
         _table("[controller]", {"endpoint": f"127.0.0.1:{port}", "backoff_max_s": 2.0, "connect_timeout_s": 5.0}),
-        _table("[sampling]", {"meter_period_s": 0.5, "gpu_period_s": 0.5, "asic_period_s": 0.5}),
+        _table("[sampling]", {"meter_period_s": 0.5, "gpu_period_s": 1.0, "asic_period_s": 0.5}),
         _table("[metrics]", {"port": 0}),
         _table(
             "[execution]",

@@ -169,13 +169,37 @@ class TinySite:
         environment = driver_environment(self.folder / HELD["shelf"], base={}) if agent == "gpu" else {}
         self._start(agent, ["swingbus_agent.main", "run", "--config", str(self.folder / f"{agent}.toml")], environment)
 
+    async def restart_agents(self, *agents: str) -> None:
+        """Start agents and return when their new sessions are on the record and their reports have come in."""
+        before = {agent: self._sessions_of(agent) for agent in agents}
+        for agent in agents:
+            self.start_agent(agent)
+        for agent in agents:
+            await self._until(
+                lambda: self._sessions_of(agent) > before[agent], 30.0, f"agent {agent} is connected again"
+            )  # noqa: B023 - awaited at once
+        await asyncio.sleep(2.0)
+
+    def _sessions_of(self, agent: str) -> int:
+        return sum(e.kind == "agent_connected" and e.subject.endswith(f"/{agent}") for e in self.eyes.events)
+
+    def grants_since(self, bank: str, unix_s: float) -> int:
+        """Return how many grants a bank was given since a moment."""
+        agent, _, name = bank.partition("/")
+        return sum(
+            e.kind == "grant_issued"
+            and e.subject.endswith(f"agents/{agent}/banks/{name}")
+            and e.event_time.ToMicroseconds() / 1e6 > unix_s
+            for e in self.eyes.events
+        )
+
     # Faults.
 
-    async def kill(self, name: str) -> None:
+    def kill(self, name: str) -> None:
         """SIGKILL one process; its children must find out by themselves."""
         process = self._running[name]
         process.kill()
-        await asyncio.to_thread(process.wait, 10.0)
+        process.wait(10.0)
         self._killed.append(process.pid)
 
     def stop(self, name: str) -> None:

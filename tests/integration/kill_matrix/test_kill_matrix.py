@@ -131,24 +131,28 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TinySi
         await running.aclose()
 
 
-async def commit(site: TinySite, fault: str, agent: str) -> None:
-    """Do what a fault's name says; return when everybody runs again."""
+def strike(site: TinySite, fault: str, agent: str) -> str:
+    """Do what a fault's name says, at once; return who was struck."""
     who = CONTROLLER if fault.startswith("controller") else agent
-    match fault.removeprefix("miners-").partition("-")[2]:
-        case "killed":
-            await site.kill(who)
-            await asyncio.sleep(0.5)
-            site.start_controller() if who == CONTROLLER else site.start_agent(who)
-        case "stopped":
-            site.stop(who)
-            await asyncio.sleep(LONG_STOP_S if who == CONTROLLER else SHORT_STOP_S)
-            site.go_on(who)
-        case "stopped-for-longer-than-its-grant":
-            site.stop(who)
-            await asyncio.sleep(LONG_STOP_S)
-            site.go_on(who)
-        case other:
-            raise AssertionError(f"{fault}: {other!r} is no fault")
+    if fault.endswith("killed"):
+        site.kill(who)
+    else:
+        site.stop(who)
+    return who
+
+
+async def mend(site: TinySite, fault: str, who: str) -> None:
+    """Let the struck one be away for as long as its fault says; return when it runs again."""
+    if fault.endswith("killed"):
+        await asyncio.sleep(0.5)
+        if who == CONTROLLER:
+            site.start_controller()
+        else:
+            await site.restart_agents(who)
+        return
+    is_long = who == CONTROLLER or fault.endswith("grant")
+    await asyncio.sleep(LONG_STOP_S if is_long else SHORT_STOP_S)
+    site.go_on(who)
 
 
 async def recovered(site: TinySite, mode: str) -> str:
@@ -181,18 +185,15 @@ async def test_flip_that_is_struck_ends_and_leaves_one_tenant(site: TinySite, ca
     began_s = time.monotonic()
     flip = await site.eyes.request_flip(GPUS, case.origin, case.aim, 8)
     await site.eyes.wait_event(f"flip_{case.phase}", f"flips/{flip}", 30.0)
+    who = strike(site, case.fault, "gpu")
     working = site.working()
-    hit = site.journaled_phase(flip)
     if case.phase == "draining" and case.fault == "controller-killed":
         # DRAINING is over in the same round: end the record there, as a kill between its two commits would.
-        await site.kill(CONTROLLER)
         revision, gone = site.cut_journal_after("flip_draining", flip)
         assert set(gone) <= {"flip_released", "request_answered"}, gone
         site.eyes.rewind(revision)
-        hit = site.journaled_phase(flip)
-        site.start_controller()
-    else:
-        await commit(site, case.fault, "gpu")
+    hit = site.journaled_phase(flip)
+    await mend(site, case.fault, who)
     if case.phase == "planned":
         await site.eyes.set_limit("pdu1", None)
     await site.calm(BOUND_S)
@@ -217,11 +218,11 @@ async def test_curtailment_that_is_struck_is_met_and_ends(site: TinySite, case: 
     await ask(site.folder / "sim", {"do": "inject", "event": event})
     subject = name.rpartition("/")[2]
     await site.eyes.wait_event("curtailment_shedding", subject, 15.0)
-    await commit(site, case.in_shedding, "edge")
+    await mend(site, case.in_shedding, strike(site, case.in_shedding, "edge"))
     await site.eyes.wait_event("curtailment_curtailed", subject, CURTAILED_FOR_S + 5.0)
     met_s = time.monotonic() - began_s - NOTICE_S
     assert await site.true_w() <= CURTAILED_TO_W
-    await commit(site, case.in_curtailed, "edge")
+    await mend(site, case.in_curtailed, strike(site, case.in_curtailed, "edge"))
     await site.eyes.wait_event("curtailment_ended", subject, CURTAILED_FOR_S + 30.0)
     found = await site.eyes.curtailment(name)
     assert found.state == "ENDED" and found.HasField("met_time")
@@ -268,7 +269,7 @@ async def test_controller_with_a_lost_journal_refuses_then_adopts_what_it_finds(
     await site.bring_miners_to(MINERS)
     with timed(site, "controller-with-lost-journal", "refused, then adopted"):
         async with nothing_rises(site):
-            await site.kill(CONTROLLER)
+            site.kill(CONTROLLER)
             site.remove_journal()
             site.start_controller()
             status, words = await site.wait_exit(CONTROLLER, 20.0)
@@ -283,7 +284,7 @@ async def test_controller_with_a_torn_journal_refuses_then_adopts_what_it_finds(
     """The same for a file that is cut in half: it is set aside, never deleted."""
     with timed(site, "controller-with-torn-journal", "refused, then adopted"):
         async with nothing_rises(site):
-            await site.kill(CONTROLLER)
+            site.kill(CONTROLLER)
             site.tear_journal()
             site.start_controller()
             status, words = await site.wait_exit(CONTROLLER, 20.0)
@@ -303,7 +304,7 @@ async def test_controller_with_an_old_journal_is_found_out_and_comes_to_rest(sit
     await site.bring_gpus_to("inference")
     with timed(site, "controller-with-old-journal", "doubted, adopted"):
         async with nothing_rises(site):
-            await site.kill(CONTROLLER)
+            site.kill(CONTROLLER)
             site.restore_journal(old)
             site.eyes.rewind(revision)
             site.start_controller()
@@ -324,10 +325,11 @@ async def test_agents_with_bad_records_raise_nothing_and_are_brought_back(
     await site.bring_gpus_to("mining")
     if harm == "old":  # a copy of a richer time; older than a grant lives, as any copy that somebody carries back is
         await asyncio.sleep(max(0.0, copied_s + LONG_STOP_S - time.monotonic()))
-    with timed(site, f"agents-with-{harm}-records", "granted anew"):
+    struck_unix_s = time.time()
+    with timed(site, f"agents-with-{harm}-records", "brought back"):
         async with nothing_rises(site):
             for agent in ("edge", "gpu"):
-                await site.kill(agent)
+                site.kill(agent)
                 match harm:
                     case "lost":
                         site.lose_records(agent)
@@ -335,9 +337,11 @@ async def test_agents_with_bad_records_raise_nothing_and_are_brought_back(
                         site.restore_records(agent, tmp_path / agent)
                     case _:
                         site.tear_records(agent)
-                site.start_agent(agent)
-            await asyncio.sleep(1.0)
+            await site.restart_agents("edge", "gpu")
             await site.calm(BOUND_S)
+    if harm != "old":
+        for bank in (ASICS, GPUS):
+            assert site.grants_since(bank, struck_unix_s), f"{bank} holds its old grant although its agent forgot it"
     await recovered(site, "mining")
 
 
