@@ -1169,7 +1169,7 @@ class VirtualSite:
                 continue
             held = agent.order
             if held is None or (held.epoch, held.generation) != (order.epoch, order.generation):
-                self._check_order(agent, order)
+                self.check_order(agent, order)
                 if agent.is_linked and agent.is_alive:
                     self._orders[agent.name] = (order, self.clock.s)
 
@@ -1185,7 +1185,7 @@ class VirtualSite:
         self._rows_read = 0
         self._grants.clear()
 
-    def _check_order(self, agent: Agent, order: orders.AgentOrder) -> None:
+    def check_order(self, agent: Agent, order: orders.AgentOrder) -> None:
         for bank in order.banks:
             key = (f"{agent.name}/{bank.bank}", order.epoch, bank.generation)
             if self._grants.get(key) != bank.grant_w:
