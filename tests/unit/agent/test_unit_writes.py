@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from swingbus_agent.domain.execution import BankExecution, ExecutionTimes
+from swingbus_agent.domain.execution import BankExecution
 from swingbus_agent.domain.orders import BankCounting, Mode
 from swingbus_agent.domain.readings import BankSpec, Condition, DeviceSpec, Kind, PointSpec
 from swingbus_agent.domain.selection import Target
-from swingbus_agent.domain.views import DeviceView, UnitView, Verb
+from swingbus_agent.domain.views import DeviceView, ExecutionTimes, UnitView, Verb
 
 SERVE = Target(point="serve", mode=Mode.INFERENCE, power_w=700.0, workload="llm")
 
