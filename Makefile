@@ -29,7 +29,7 @@ demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as process
 SITES := tests/e2e tests/integration/kill_matrix tests/benchmarks
 
 test: $(STAMP) check ## Run checks and all tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(SITES:%=--ignore=%) $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES:%=--ignore=%) $(ARGS)
 	@$(BIN)/python -m pytest $(SITES) $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contracts, protos

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
+import structlog
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,3 +36,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("full_matrix")]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_at_the_start() -> Iterator[None]:
+    """Undo what a program's own start configured: levels and processors of one test are not another's."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from tests.fakes.miners import FakeAsic
 BANK = "s19k"
 RUN_W, LOW_W, REST_W = 2794.0, 1657.0, 25.0
 CEILING_W = 3300.0
+# Each process of a parallel run has addresses of its own.
+_SECOND = 110 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _networks = itertools.count(1)
 
 
@@ -79,7 +82,7 @@ async def served_miners(count: int) -> AsyncIterator[tuple[dict[str, FakeAsic], 
     """Serve LuxOS miners; yield their states and addresses by name."""
     network = next(_networks)
     asics = {name: FakeAsic(name=name) for name in miner_names(count)}
-    hosts = {name: f"127.88.{network}.{number}" for number, name in enumerate(asics, start=1)}
+    hosts = {name: f"127.{_SECOND}.{network}.{number}" for number, name in enumerate(asics, start=1)}
     served = [
         ServedMiner(asic=asic, firmware=Firmware.LUXOS, host=hosts[name], password="") for name, asic in asics.items()
     ]

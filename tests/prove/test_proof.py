@@ -12,6 +12,9 @@ from tests.prove.mutants import MUTANTS, POWER_MD
 from tests.prove.runner import Tally, caught_after
 from tests.prove.world import run_history
 
+# Minutes of computing, not of waiting: the bound only stops a search that never ends.
+pytestmark = pytest.mark.timeout(900)
+
 SAMPLE = int(os.environ.get("PROVE_SAMPLE", "600"))
 BAR = 3_000
 
