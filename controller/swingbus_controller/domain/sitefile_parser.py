@@ -187,6 +187,8 @@ def _limits(table: StrictTable, faults: Faults) -> tuple[Limit, ...]:
         entry.finish()
         if any(limit.name == name for limit in limits):
             entry.fault("name", f"{name!r} is given twice at this feeder")
+        if name == "operator" or name.startswith("c-"):
+            entry.fault("name", f"{name!r} is kept for limits that people order later; choose another")
         built = _built(faults, entry.path, partial(Limit, name=name, limit_w=limit_w, source=source, window_s=window_s))
         limits += [built] if built else []
     if table.has("breaker"):
