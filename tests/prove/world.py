@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from swingbus_agent.domain.governor import Governor
 from swingbus_agent.domain.grant import Desired, DurableGrant, DurableState
 from swingbus_controller.domain.budget_events import (
+    BankAdopted,
     BudgetEvent,
     ControllerStarted,
     GrantIssued,
@@ -132,6 +133,7 @@ class World:
         self.journal: list[BudgetEvent] = []
         self.engine: Engine | None = None
         self.zombie: Zombie | None = None
+        self.doomed: tuple[str, float] | None = None  # an agent that dies soon, and when
         self.engine_down_s = 0.0
         self.next_trust = JournalTrust.LOST
         self.next_epoch: int | None = None
@@ -162,6 +164,9 @@ class World:
                 for_instance="",
                 reason="warm",
                 at_s=0.0,
+            )
+            self.journal.append(
+                BankAdopted(bank=name, reported_w=watts, is_doubtful=False, agent_instance=f"{name}/1", at_s=0.0)
             )
             self.journal.append(grant)
             settled.setdefault(HOMES[name], []).append(SettledGrant(bank=name, epoch=1, generation=1, grant_w=watts))
@@ -288,6 +293,11 @@ class World:
 
     def _weather(self) -> None:
         rng = self.rng
+        if self.doomed is not None and self.now_s >= self.doomed[1]:
+            agent = self.agents[self.doomed[0]]
+            self.doomed = None
+            if agent.governor is not None:
+                agent.die(self.now_s, 80.0)
         for agent in self.agents.values():
             chance = rng.random()
             if chance < self.death_rate:
@@ -390,6 +400,13 @@ class World:
             if dead.unapplied is not None:
                 dead.ledger.apply(dead.unapplied)
             self.zombie = Zombie(engine=dead, steps_left=self.rng.randrange(2, 15))
+        if dead is not None and self.rng.random() < 0.4:
+            # What kills a controller may take the agent along that it last gave watts to, a little later.
+            grants = [dead.ledger.newest_grant(bank) for bank in self.banks]
+            grown = [grant for grant in grants if grant is not None and grant.kind is GrantKind.GROW]
+            if grown:
+                last = max(grown, key=lambda grant: grant.at_s)
+                self.doomed = last.bank, self.now_s + self.rng.choice((6.0, 10.0))
         if self.rng.random() < 0.2:
             self.controller_boot += 1
             self.controller_zero_s = self.now_s

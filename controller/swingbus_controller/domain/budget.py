@@ -113,6 +113,7 @@ class Ledger:
             case BankAdopted():
                 account = self._account(event.bank)
                 account.is_adopted = True
+                account.is_unproven = False
                 account.reported_w = event.reported_w
                 account.is_settled = False
                 if event.is_doubtful:
@@ -191,6 +192,8 @@ class Ledger:
             self.meters[name] = MeterHistory(history.meter)
         for account in self._accounts.values():
             account.begin_term()
+            if event.trust is not JournalTrust.CURRENT:
+                account.is_unproven = True
             if event.trust is JournalTrust.LOST:
                 account.doubt_w = account.ceiling_w
 
@@ -265,6 +268,14 @@ class Ledger:
     def is_adopted(self, bank: str) -> bool:
         """Tell whether its agent has reported under our epoch."""
         return self._account(bank).is_adopted
+
+    def is_unproven(self, bank: str) -> bool:
+        """Tell whether its agent may hold what our journal does not know.
+
+        A journal that continues an unproven one is no better than it, however current its own last record is: only the
+        agent's report (`BankAdopted`) ends the doubt.
+        """
+        return self._account(bank).is_unproven
 
     def bank_names(self) -> tuple[str, ...]:
         """Return all banks in the order of the site file."""
@@ -481,7 +492,7 @@ class Ledger:
 
     def _growth_claim_w(self, account: Account) -> float:
         claim_w = account.claim_w()
-        if not account.is_adopted and not account.is_isolated and self.trust is not JournalTrust.CURRENT:
+        if account.is_unproven and not account.is_isolated:
             return max(claim_w, account.ceiling_w)
         return claim_w
 

@@ -63,6 +63,7 @@ class Account:
         "is_adopted",
         "is_isolated",
         "is_settled",
+        "is_unproven",
         "marker",
         "newest",
         "older_max_w",
@@ -89,6 +90,7 @@ class Account:
         self.has_settled = False  # in the epoch in force
         self.has_own_grant = False  # a grant of the epoch in force
         self.reported_w: float | None = None
+        self.is_unproven = True  # no term since an unproven journal has heard its agent: the journal may not know all
         self.is_isolated = False
         # Transient.
         self.reported: BankReport | None = None

@@ -174,11 +174,11 @@ def decide_adoption(ledger: Ledger, bank: str, now_s: float) -> tuple[JournalDou
         return ()
     shown, known = _shown_and_known(ledger, bank)
     is_newer = shown > known
-    is_doubtful = ledger.trust is not JournalTrust.CURRENT and (is_newer or report.is_lost)
+    is_doubtful = is_newer or (report.is_lost and ledger.is_unproven(bank))
     adopted = BankAdopted(
         bank=bank,
         reported_w=report.reported_w,
-        is_doubtful=is_doubtful or is_newer,
+        is_doubtful=is_doubtful,
         agent_instance=report.instance,
         at_s=now_s,
     )
