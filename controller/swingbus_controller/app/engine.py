@@ -43,6 +43,7 @@ from swingbus_controller.domain.budget_events import (
 )
 from swingbus_controller.domain.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
 from swingbus_controller.domain.decisions import (
+    COVERING,
     decide_adoption,
     decide_cover,
     decide_regrant,
@@ -332,7 +333,7 @@ class SiteEngine:
         wanted_w = min(wanted_w, ledger.claim_w(name)) if wanted_w > newest.grant_w + TOLERANCE_W else 0.0
         if wanted_w <= newest.grant_w + TOLERANCE_W:
             return False
-        covered = decide_cover(ledger, name, wanted_w, now_s, reason="covers what is there")
+        covered = decide_cover(ledger, name, wanted_w, now_s, reason=COVERING)
         if not isinstance(covered, GrantIssued):
             return False
         self.recorder.record(self.recorder.budget(covered))

@@ -12,7 +12,13 @@ from swingbus_controller.app.recording import Recorder
 from swingbus_controller.domain import orders
 from swingbus_controller.domain.bank import BankState
 from swingbus_controller.domain.budget_events import GrantIssued
-from swingbus_controller.domain.decisions import GrowthConditions, RefusalReason, decide_grow, decide_shrink
+from swingbus_controller.domain.decisions import (
+    COVERING,
+    GrowthConditions,
+    RefusalReason,
+    decide_grow,
+    decide_shrink,
+)
 from swingbus_controller.domain.flip import (
     Flip,
     InvalidTransition,
@@ -186,7 +192,11 @@ class FlipRunner:
     def _is_trimmed(self, model: BankModel) -> bool:
         newest = self._state.ledger.newest_grant(model.name)
         need_w = needed_w(model, self._state.holdings[model.name], self._state.open_flips(model.name))
-        return newest is not None and newest.grant_w <= need_w + TOLERANCE_W
+        if newest is None:
+            return False
+        # What had to be covered is all that can be given back now: the machines draw, or count, more than their points say.
+        is_least = newest.reason == COVERING and not self._fits(model, need_w)
+        return newest.grant_w <= need_w + TOLERANCE_W or is_least
 
     # A bank's watts.
 
@@ -231,9 +241,23 @@ class FlipRunner:
         # Growth that waits for others does not keep what this bank can give: the others may be waiting for it.
         if newest.grant_w <= base_w + TOLERANCE_W:
             return
+        if newest.reason == COVERING and not self._fits(model, base_w):
+            return  # taken back at once it would be given again: nothing would ever settle, and the old claim would stay
         shrink = decide_shrink(ledger, model.name, base_w, now_s, reason="given back")
         if isinstance(shrink, GrantIssued):
             self._recorder.record(self._recorder.budget(shrink))
+
+    def _fits(self, model: BankModel, watts: float) -> bool:
+        """Tell whether what the bank counts and what its own meter reads fit less watts than its settled grant."""
+        ledger = self._state.ledger
+        heard = self._report_of(model.name)
+        if heard is None or not ledger.is_settled(model.name) or heard[1].counted_power_w > watts + TOLERANCE_W:
+            return False
+        group = ledger.group_of(model.name)
+        if group is None or ledger.group_banks(group) != (model.name,):
+            return True
+        metered_w = ledger.meters[group].upper_w() or 0.0
+        return metered_w <= watts * ledger.tree.loss_factor(model.declared.feeder, group) + TOLERANCE_W
 
     def _tell_held(self, flips: list[Flip], now_unix_s: float) -> None:
         for flip in flips:

@@ -26,6 +26,8 @@ from swingbus_controller.domain.budget_events import (
 )
 from swingbus_controller.domain.settle import TOLERANCE_W, NotSettled, SettleReason, settle
 
+COVERING = "covers what is there"  # the reason of a grant by `decide_cover`; others tell it by this
+
 
 class RefusalReason(Enum):
     """Why a grant was not given; stable words."""
