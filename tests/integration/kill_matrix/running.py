@@ -171,13 +171,14 @@ class TinySite:
 
     async def restart_agents(self, *agents: str) -> None:
         """Start agents and return when their new sessions are on the record and their reports have come in."""
-        before = {agent: self._sessions_of(agent) for agent in agents}
+        wanted = {agent: self._sessions_of(agent) + 1 for agent in agents}
         for agent in agents:
             self.start_agent(agent)
-        for agent in agents:
-            await self._until(
-                lambda: self._sessions_of(agent) > before[agent], 30.0, f"agent {agent} is connected again"
-            )  # noqa: B023 - awaited at once
+        await self._until(
+            lambda: all(self._sessions_of(agent) >= count for agent, count in wanted.items()),
+            30.0,
+            f"{' and '.join(agents)} are connected again",
+        )
         await asyncio.sleep(2.0)
 
     def _sessions_of(self, agent: str) -> int:

@@ -1,8 +1,12 @@
 """Kill and stop controller and agents at each phase of a flip and of a curtailment; restart both on old, lost and torn records.
 
 One real site (controller, three agents, simulator, judge: processes, mutual TLS, SQLite) goes through the cases one after the other.
-By default a reduced matrix runs; `--full-matrix` runs every phase with every fault. Each case leaves the site as it found it or the
-cases behind it fail too: that is meant.
+By default a reduced matrix runs (each phase with a killed controller, each other fault in at least one phase, both curtailment phases,
+every kind of bad record); `--full-matrix` runs every phase with every fault. Each case leaves the site at rest or the cases behind it
+fail too: that is meant. What each case hit and how it ended is printed at the end (`-s`).
+
+DRAINING is over in the round in which it begins (workloads under the agent drain inside their own stop grace): a controller is killed
+there by ending the journal at that entry; an agent struck there is struck while its tenant leaves.
 """
 
 from __future__ import annotations
@@ -237,7 +241,7 @@ async def nothing_rises(site: TinySite) -> AsyncIterator[None]:
     """Check that meanwhile no sleeping machine wakes and that the GPUs' tenant stays the process that it was."""
     sleeping = (await site.truth())["states"].get("S", 0)
     working = site.working()
-    seen: list[tuple[int, object]] = []
+    seen: list[tuple[int, tuple[int, ...]]] = []
     done = asyncio.Event()
 
     async def look() -> None:
@@ -252,7 +256,7 @@ async def nothing_rises(site: TinySite) -> AsyncIterator[None]:
         finally:
             done.set()
     assert min(count for count, _ in seen) >= sleeping, "a sleeping machine woke"
-    assert all(now in (working, ()) for _, now in seen), f"the tenant changed: {working} to {[n for _, n in seen]}"
+    assert {now for _, now in seen} == {working}, f"the tenant {working} did not work on undisturbed"
 
 
 @contextmanager
@@ -313,17 +317,18 @@ async def test_controller_with_an_old_journal_is_found_out_and_comes_to_rest(sit
     await recovered(site, await site.mode())
 
 
-@pytest.mark.parametrize("harm", ["lost", "old", "torn"])
+@pytest.mark.parametrize("harm", ["old", "lost", "torn"])
 async def test_agents_with_bad_records_raise_nothing_and_are_brought_back(
     site: TinySite, harm: str, tmp_path: Path
 ) -> None:
     """Both agents killed, their grants, orders and spools lost, old or torn: they hold what they hold until granted anew."""
-    await site.bring_gpus_to("inference")
-    copied_s = time.monotonic()
-    for agent in ("edge", "gpu"):
-        site.copy_records(agent, tmp_path / agent)
-    await site.bring_gpus_to("mining")
+    await site.bring_miners_to(MINERS)
     if harm == "old":  # a copy of a richer time; older than a grant lives, as any copy that somebody carries back is
+        await site.bring_gpus_to("inference")
+        copied_s = time.monotonic()
+        for agent in ("edge", "gpu"):
+            site.copy_records(agent, tmp_path / agent)
+        await site.bring_gpus_to("mining")
         await asyncio.sleep(max(0.0, copied_s + LONG_STOP_S - time.monotonic()))
     struck_unix_s = time.time()
     with timed(site, f"agents-with-{harm}-records", "brought back"):
@@ -342,7 +347,7 @@ async def test_agents_with_bad_records_raise_nothing_and_are_brought_back(
     if harm != "old":
         for bank in (ASICS, GPUS):
             assert site.grants_since(bank, struck_unix_s), f"{bank} holds its old grant although its agent forgot it"
-    await recovered(site, "mining")
+    await recovered(site, await site.mode())
 
 
 async def test_judge_finds_nothing_authorised_and_no_false_confirmation(site: TinySite) -> None:
