@@ -71,7 +71,8 @@ class BankExecution:
         self._views: dict[str, DeviceView] = {}
         self._unit_views: dict[int, UnitView] = {}
         self._unit_busy: set[int] = set()
-        self._unit_asked: set[int] = set()  # asked since they were last seen: asking again before a look tells nothing new
+        # Asked since they were last seen: asking again before a look tells nothing new.
+        self._unit_asked: set[int] = set()
         self._unit_failed_s: dict[int, float] = {}
         self._wakes: list[tuple[float, str]] = []
         self._efficiencies: dict[str, float] = {}
