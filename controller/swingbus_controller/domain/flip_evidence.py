@@ -31,7 +31,8 @@ class DeviceRows:
     """The newest sample of a bank, row by row.
 
     Attributes:
-        devices: the name of each row's device; units: its unit; modes: wire numbers; read_s: CLOCK_BOOTTIME of the agent when each row was read.
+        devices: the name of each row's device; units: its unit; modes: wire numbers; read_s: CLOCK_BOOTTIME of the
+            agent when each row was read.
     """
 
     devices: Sequence[str]
