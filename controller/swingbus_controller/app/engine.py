@@ -57,6 +57,7 @@ from swingbus_controller.domain.limits import Limit
 from swingbus_controller.domain.market import MarketView
 from swingbus_controller.domain.placement import Holdings, adopt, needed_w
 from swingbus_controller.domain.plan import Authority, Plan
+from swingbus_controller.domain.reports import Marker
 from swingbus_controller.domain.settle import NotSettled, SettleReason
 from swingbus_controller.domain.site_state import SiteState, payload
 from swingbus_controller.ports.journal import Journal, JournalEntry
@@ -99,6 +100,8 @@ class SiteEngine:
         self._plan_period_s = plan_period_s
         self._planned_s = -1e18
         self._reports: dict[str, tuple[orders.AgentReport, orders.BankReport]] = {}
+        self._awake_s = clock.boottime_s()
+        self._doubted: dict[str, Marker] = {}  # agents that have not shown a marker of after our last standstill
         self._senses = Senses(state, self.recorder, self._accuser)
         self._not_settled: dict[str, NotSettled] = {}
         self._unmet_w: dict[str, float] = {}
@@ -111,7 +114,7 @@ class SiteEngine:
         self._superseded: WrongState | None = None
         self._start(trust)
         self.flips = FlipRunner(
-            state=state, recorder=self.recorder, book=self.book, report_of=self._reports.get, rows_of=self._senses.rows
+            state=state, recorder=self.recorder, book=self.book, report_of=self._fresh_report, rows_of=self._senses.rows
         )
 
     def _start(self, trust: JournalTrust, above: int = 0) -> None:
@@ -137,11 +140,34 @@ class SiteEngine:
 
     def take_batch(self, batch: BatchFrame, now_s: float) -> None:
         """Take a round of samples in; a new meter window wakes the round."""
+        self._mind_gap(now_s)
         if batch.is_live and self._senses.take_batch(batch, now_s):
             self._poked.set()
 
+    def _mind_gap(self, now_s: float) -> None:
+        """Notice that this program stood still: what lies in its sockets was true then, and is no evidence of now.
+
+        An agent is believed again from its first report that carries a marker of after the gap.
+        """
+        protocol = self.state.site.protocol
+        if now_s - self._awake_s > protocol.dark_periods * protocol.report_period_s:
+            log.warning("stood_still", seconds=round(now_s - self._awake_s, 1))
+            agents = {model.declared.agent for model in self.state.models.values()}
+            agents |= {note.meter_agent for note in self.state.site.feeder_notes.values()}
+            self._doubted = dict.fromkeys(agents, self.state.ledger.marker)
+            self._senses.doubt()
+        self._awake_s = now_s
+
+    def _fresh_report(self, bank: str) -> tuple[orders.AgentReport, orders.BankReport] | None:
+        heard = self._reports.get(bank)
+        return None if heard is None or heard[0].agent in self._doubted else heard
+
     def take_report(self, report: orders.AgentReport, *, is_hello: bool, now_s: float) -> None:
         """Take in what an agent holds and does."""
+        self._mind_gap(now_s)
+        if report.agent in self._doubted and (report.epoch, report.marker) > self._doubted[report.agent]:
+            del self._doubted[report.agent]
+            self._senses.trust(report.agent, report.boot_id, report.boottime_s)
         if not is_hello and report.agent in self._to_greet:
             raise WrongState(
                 f"this controller began epoch {self.state.ledger.epoch} after agent {report.agent} connected: connect again.",
@@ -234,6 +260,7 @@ class SiteEngine:
 
     def tick(self, now_s: float, now_unix_s: float) -> None:
         """Decide once. Raises WrongState (FENCED) once a newer controller runs the site."""
+        self._mind_gap(now_s)
         if self._superseded is not None:
             raise self._superseded
         if self.state.authority is Authority.CONTROL:

@@ -34,6 +34,7 @@ class Senses:
         self._windows: dict[str, deque[SeenWindow]] = {}
         self._makers: dict[str, WindowMaker] = {}
         self._blips = BlipWatch()
+        self._fresh_from: dict[str, tuple[str, float]] = {}  # by agent: boot, and the moment on its clock
 
     def rows(self, bank: str) -> DeviceRows | None:
         """Return a bank's newest sample, row by row."""
@@ -42,6 +43,21 @@ class Senses:
     def windows(self, feeder: str) -> tuple[SeenWindow, ...]:
         """Return the newest plausible windows of a feeder's meter, oldest first."""
         return tuple(self._windows.get(feeder, ()))
+
+    def doubt(self) -> None:
+        """Forget every sample: we slept, and what comes in next was on its way meanwhile. `trust` ends it, agent by agent."""
+        self._rows.clear()
+        self._windows.clear()
+        self._fresh_from = {model.declared.agent: ("", float("inf")) for model in self._state.models.values()}
+        self._fresh_from |= {note.meter_agent: ("", float("inf")) for note in self._state.site.feeder_notes.values()}
+
+    def trust(self, agent: str, boot_id: str, from_s: float) -> None:
+        """Take an agent's samples again from a moment on its own clock."""
+        self._fresh_from[agent] = (boot_id, from_s)
+
+    def _is_fresh(self, batch: BatchFrame, read_s: float) -> bool:
+        boot_id, from_s = self._fresh_from.get(batch.agent, ("", float("-inf")))
+        return read_s >= from_s or (boot_id not in ("", batch.boot_id))
 
     def take_inventory(self, inventory: AgentInventory) -> None:
         """Remember what the columns of an agent's banks mean."""
@@ -56,12 +72,14 @@ class Senses:
             inventory = self._inventories.get((batch.agent, frame.bank))
             if name not in self._state.models or inventory is None or len(frame.modes) != len(inventory.devices):
                 continue
-            self._rows[name] = DeviceRows(
-                devices=[d.device for d in inventory.devices],
-                units=[d.unit for d in inventory.devices],
-                modes=frame.modes,
-                read_s=[ns / 1e9 for ns in frame.read_boottime_ns],
-            )
+            read_s = [ns / 1e9 for ns in frame.read_boottime_ns]
+            if self._is_fresh(batch, min(read_s, default=0.0)):
+                self._rows[name] = DeviceRows(
+                    devices=[d.device for d in inventory.devices],
+                    units=[d.unit for d in inventory.devices],
+                    modes=frame.modes,
+                    read_s=read_s,
+                )
             power = column(inventory.value_fields, "power_w")
             if power is not None:
                 self._accuser.take_reported(name, frame.values[power :: len(inventory.value_fields)])
@@ -80,16 +98,17 @@ class Senses:
             window = self._makers.setdefault(feeder, WindowMaker(feeder, batch.agent)).take(meter, batch.boot_id)
             if window is not None and self._state.ledger.observe_window(window, now_s):
                 self._accuser.take_window(window, now_s)
-                spec = self._state.ledger.meters[feeder].meter
-                self._windows.setdefault(feeder, deque(maxlen=KEPT_WINDOWS)).append(
-                    SeenWindow(
-                        received_s=now_s,
-                        start_boottime_s=window.start_s,
-                        end_boottime_s=window.end_s,
-                        power_w=window.mean_w,
-                        upper_power_w=spec.upper_w(window.mean_w),
+                if self._is_fresh(batch, window.start_s):
+                    spec = self._state.ledger.meters[feeder].meter
+                    self._windows.setdefault(feeder, deque(maxlen=KEPT_WINDOWS)).append(
+                        SeenWindow(
+                            received_s=now_s,
+                            start_boottime_s=window.start_s,
+                            end_boottime_s=window.end_s,
+                            power_w=window.mean_w,
+                            upper_power_w=spec.upper_w(window.mean_w),
+                        )
                     )
-                )
                 has_news = True
         return has_news
 

@@ -219,7 +219,14 @@ def decide_regrant(ledger: Ledger, bank: str, now_s: float) -> GrantIssued | Ref
         shown = (report.grant_epoch, report.grant_generation)
         has_newest = shown == (newest.epoch, newest.generation)
         # A newer grant in flight will lift the lapse by itself; an agent without memory takes only its own.
-        is_due = report.is_lapsed and (has_newest or (report.is_lost and newest.for_instance != report.instance))
+        # One that has it not after all this time has refused it: it was decided before the lapse was heard of, and lies there for ever.
+        was_refused = (
+            shown < (newest.epoch, newest.generation)
+            and now_s - newest.at_s > ledger.settings.shed_deadline_s
+            and ledger.state(bank, now_s) is not BankState.DARK
+        )
+        is_forgotten = report.is_lost and newest.for_instance != report.instance
+        is_due = report.is_lapsed and (has_newest or is_forgotten or was_refused)
         if not is_due:
             return Refusal(bank=bank, reason=RefusalReason.NOT_DUE, detail=f"{bank} has a living grant")
         wanted_w = newest.grant_w
