@@ -84,12 +84,12 @@ def _flip_cases() -> Iterator[Case]:
     yield Case("released", "agent-stopped", "inference", "mining")
     yield Case("released", "agent-stopped-for-longer-than-its-grant")
     yield Case("starting", "agent-stopped-for-longer-than-its-grant", "inference", "mining")
-    yield Case("starting", "controller-stopped", is_default=True)
+    yield Case("starting", "controller-stopped")
     yield Case("settling", "controller-stopped", "inference", "standby")
     yield Case("planned", "controller-stopped")
     yield Case("draining", "controller-stopped", "inference", "mining")
     yield Case("released", "controller-stopped")
-    yield Case("verifying", "controller-stopped", "inference", "mining")
+    yield Case("verifying", "controller-stopped", "inference", "mining", is_default=True)
 
 
 @dataclass(frozen=True, slots=True)
