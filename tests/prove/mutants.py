@@ -1,6 +1,9 @@
 """Planted bugs: each replaces one right part by a wrong one and must be judged guilty.
 
 A judge that never fails is no evidence. The first eight are POWER.md's list; the rest are our own additions.
+
+Evidence from before a change (Settle, a) is not among them: what every obedient device has read back it also holds, so
+it can only hide liars, whom the judge excuses. `tests/unit/budget/test_settle.py` holds that rule.
 """
 
 from __future__ import annotations
@@ -119,16 +122,6 @@ class BelievingLedger(Ledger):
         return account.claim_w()
 
 
-class AcausalLedger(Ledger):
-    """Takes readings from before the change as evidence of it."""
-
-    def proofs(self, group: str) -> Sequence[BankProof]:
-        return tuple(
-            proof if proof.applied is None else replace(proof, applied=replace(proof.applied, at_s=-math.inf))
-            for proof in super().proofs(group)
-        )
-
-
 class WorstCaseEngine(Engine):
     """Cuts below the worst case."""
 
@@ -145,12 +138,6 @@ class BelievingEngine(Engine):
     """Believes an old journal."""
 
     ledger_class = BelievingLedger
-
-
-class AcausalEngine(Engine):
-    """Settles on old readings."""
-
-    ledger_class = AcausalLedger
 
 
 class TimeFreesEngine(Engine):
@@ -231,7 +218,6 @@ POWER_MD: Mapping[str, Wrong] = MappingProxyType(
 OURS: Mapping[str, Wrong] = MappingProxyType(
     {
         "old journal believed": Wrong(engine=BelievingEngine),
-        "readings from before the change": Wrong(engine=AcausalEngine),
         "a renewal lifts a lapse": Wrong(governor=RevivingGovernor),
         "late writes ignored": Wrong(governor=TrustingGovernor),
         "lost memory takes any grant": Wrong(governor=ForgetfulMindGovernor),

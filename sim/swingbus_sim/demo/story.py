@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
+
 from swingbus.faults import SwingbusError, TimedOut, WrongState
 from swingbus_sim.demo.files import Ports, agent_file, agents_of, broken_model, signals_of, site_file
 from swingbus_sim.demo.links import Link
@@ -30,6 +32,7 @@ from swingbus_sim.scenario import Event, Scenario
 SERVER = "swingbus-controller"
 MEND_MODEL_S = 150.0
 PUSH_PERIOD_S = 1.0
+FREEZE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -260,6 +263,7 @@ class Story:
                 group.create_task(self.watcher.watch()),
                 group.create_task(self._push_market()),
                 group.create_task(self._mend_model()),
+                group.create_task(self._freeze()),
             ]
             players = [group.create_task(self._perform(event)) for event in self.run.scenario.events]
             await self._sleep_until(self.run.scenario.duration_s)
@@ -307,6 +311,17 @@ class Story:
         await self._sleep_until(MEND_MODEL_S)
         broken_model(self.run.folder).unlink(missing_ok=True)
         self.run.note("the broken model of one host was replaced")
+
+    async def _freeze(self) -> None:
+        """Pin every bank shortly before the end, as an operator would before leaving: what is open finishes, nothing new begins."""
+        assert self.watcher is not None
+        await self._sleep_until(self.run.scenario.duration_s - FREEZE_S)
+        for bank in self.watcher.seen.banks:
+            try:
+                await self.watcher.pin(bank.name, reason="the story ends")
+            except grpc.aio.AioRpcError as error:
+                self.run.note(f"{bank.name} was not pinned: {error.details()}")
+        self.run.note("every bank pinned: open flips finish, no new ones begin")
 
     async def _perform(self, event: Event) -> None:
         await self._sleep_until(event.at_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +139,13 @@ class Watcher:
             token = response.next_page_token
             if not token:
                 return list(reversed(found))
+
+    async def pin(self, bank: str, *, reason: str) -> None:
+        """Pin a bank as it is: its open flips finish, no new ones are planned."""
+        request = capacity_service_pb2.SetPinRequest(bank=bank, pinned=True)
+        request.options.request_id = uuid.uuid4().hex
+        request.options.reason = reason
+        await self._capacity.SetPin(request, timeout=_RPC_S)
 
     async def verify(self, agent: str, spool_uid: str, ranges: list[int]) -> fleet_service_pb2.VerifySequencesResponse:
         """Look up acknowledged sequences in the controller's database."""
