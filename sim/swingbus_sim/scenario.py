@@ -277,10 +277,6 @@ class Scenario:
                 result[name] = _address_text(first + offset)
         return result
 
-    def runner_events(self) -> tuple[Event, ...]:
-        """Return what the demo runner must do itself, by time."""
-        return tuple(sorted((e for e in self.events if e.is_runners), key=lambda e: e.at_s))
-
 
 def _address_number(text: str) -> int:
     a, b, c, d = (int(part) for part in text.split("."))

@@ -49,7 +49,6 @@ class Executor:
         self._last_write_s = float("-inf")
         self._next_start_s = float("-inf")
         self.wake = asyncio.Event()
-        self.write_count = 0
 
     async def run(self) -> None:
         """Plan and write at every tick, reading or order, for ever."""
@@ -90,7 +89,6 @@ class Executor:
                 self._next_start_s = max(now_s, self._next_start_s) + 1.0 / starts_per_s
             self._last_write_s = now_s
             self._under_way += 1
-            self.write_count += 1
             group.create_task(self._carry_out(write))
         return bool(writes) or self._under_way > 0
 

@@ -48,7 +48,6 @@ class Reporter:
         self._sending: Sending | None = None
         self._freed = asyncio.Event()
         self.is_connected = False
-        self.sent_count = 0
         self.acknowledged_sequence = 0
         self.last_fault = ""
 
@@ -157,7 +156,6 @@ class Reporter:
         self._sending = sent(sending, sequence)
         self._rounds.busy = self._sending.in_flight
         await session.send_batch(payload)
-        self.sent_count += 1
 
     async def _wait_news(self, wait_s: float | None) -> None:
         """Wait for a stored round, an acknowledgement or the time."""

@@ -33,7 +33,6 @@ class _Track:
     __slots__ = (
         "attempts",
         "is_ignoring",
-        "is_settling",
         "next_try_s",
         "quarantined_until_s",
         "set_refused",
@@ -52,7 +51,6 @@ class _Track:
         self.writing = False
         self.was_held = False
         self.is_ignoring = False
-        self.is_settling = False
         self.woke = False
         self.set_refused = False
         self.quarantined_until_s = -math.inf

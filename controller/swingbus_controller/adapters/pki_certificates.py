@@ -172,11 +172,3 @@ def parse_keys(text: str) -> Sequence[ec.EllipticCurvePrivateKey]:
     if not keys or not all(isinstance(key, ec.EllipticCurvePrivateKey) for key in keys):
         raise ValueError("it holds no elliptic-curve key")
     return [key for key in keys if isinstance(key, ec.EllipticCurvePrivateKey)]
-
-
-def certificate_not_after(pem: str) -> datetime:
-    """Return when a PEM certificate expires. Raises InvalidInput if it is none."""
-    try:
-        return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
-    except ValueError as error:
-        raise InvalidInput(f"this is no PEM certificate: {error}", reason="BAD_CERTIFICATE") from error

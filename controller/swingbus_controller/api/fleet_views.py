@@ -47,10 +47,6 @@ class FleetViews:
         self._clock = clock
         self._budget = budget
 
-    def attach(self, budget: BudgetView) -> None:
-        """Show the ledger from now on."""
-        self._budget = budget
-
     def site(self, epoch: int) -> fleet_pb2.Site:
         """Return the site."""
         now_s = self._clock.boottime_s()

@@ -77,10 +77,6 @@ class AgentLinkService:
         self._marker = 0
         self._marker_epoch = 0
 
-    def attach(self, control: ControlPlane) -> None:
-        """Let a control plane speak on every later control stream."""
-        self._control = control
-
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """Register both streams; telemetry requests stay bytes."""
         handlers = {

@@ -274,10 +274,6 @@ class SiteEngine:
         if self.state.authority is Authority.CONTROL:
             self.book.refresh()
 
-    def poke(self) -> None:
-        """Decide soon: something changed."""
-        self._poked.set()
-
     def replan(self) -> None:
         """Plan at the next round."""
         self._planned_s = -1e18

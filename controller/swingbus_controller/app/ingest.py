@@ -132,10 +132,6 @@ class Ingest:
         self._stored: dict[int, SequenceSet] = {}
         self._newest: dict[str, Newest] = {}
 
-    def set_sink(self, sink: FrameSink) -> None:
-        """Give every later batch and inventory to the deciding part as well."""
-        self._sink = sink
-
     @property
     def credit(self) -> int:
         """Return how many batches of a stream may be unacknowledged."""

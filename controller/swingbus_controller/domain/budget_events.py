@@ -10,13 +10,13 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from enum import Enum
-from functools import cache
 from typing import Any
 
 from swingbus.faults import InvalidInput
 from swingbus_controller.domain.limits import Limit
+from swingbus_controller.domain.records import build, plain
 
 
 class JournalTrust(Enum):
@@ -200,7 +200,7 @@ _EVENTS: Mapping[str, type[BudgetEvent]] = types.MappingProxyType(
 
 def to_record(event: BudgetEvent) -> dict[str, Any]:
     """Return the event as plain JSON values, its type name under `event`."""
-    return {"event": type(event).__name__, **_plain(event)}
+    return {"event": type(event).__name__, **plain(event)}
 
 
 def from_record(record: Mapping[str, Any]) -> BudgetEvent:
@@ -211,48 +211,4 @@ def from_record(record: Mapping[str, Any]) -> BudgetEvent:
             f"{record.get('event')!r} is not a budget event: the journal is newer than this program, or damaged.",
             reason="UNKNOWN_BUDGET_EVENT",
         )
-    try:
-        event = _build(kind, {name: value for name, value in record.items() if name != "event"})
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidInput(f"a damaged {kind.__name__} record: {error}.", reason="BAD_BUDGET_RECORD") from error
-    assert isinstance(event, kind)
-    return event
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _build(kind: Any, value: Any) -> Any:
-    if is_dataclass(kind):
-        hints = _hints(typing.cast(type, kind))
-        unknown = set(value) - set(hints)
-        if unknown:
-            raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
-        built: Any = kind
-        return built(**{name: _build(hints[name], item) for name, item in value.items()})
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return kind(value)
-    if typing.get_origin(kind) is tuple:
-        return tuple(_build(typing.get_args(kind)[0], item) for item in value)
-    if typing.get_origin(kind) is types.UnionType:
-        if value is None:
-            return None
-        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
-        return _build(kind, value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind):
-        raise ValueError(f"{value!r} is not a {kind.__name__}")
-    return value
+    return build(kind, {name: value for name, value in record.items() if name != "event"})

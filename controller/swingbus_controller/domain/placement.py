@@ -140,10 +140,6 @@ class Holdings:
         """Return units of failed flips: not to be used before evidence shows better."""
         return frozenset(unit for charge in self.charges for unit in charge.units)
 
-    def point_of_unit(self, unit: int) -> str | None:
-        """Return where a unit is placed."""
-        return next((p.point for p in self.placements if unit in p.units), None)
-
 
 def nearest_point(model: BankModel, mode: Mode, power_w: float) -> OperatingPoint:
     """Return the point of a mode whose enforced watts are nearest; the resting point for a mode the class lacks."""

@@ -124,7 +124,6 @@ class Court:
         self._second: list[tuple[tuple[float, ...], tuple[float, ...]]] = []
         self._curtailments: list[_Curtailment] = []
         self._excluded: list[tuple[float, float]] = []
-        self._open_limits: dict[int, float] = {}
         self._ledger: list[Mapping[str, Any]] = []
         self._energy_ws = {"mining": 0.0, "inference": 0.0, "meter": 0.0}
         self._seen_lies: dict[str, set[str]] = {}

@@ -55,7 +55,6 @@ class SimulatedAsic:
         "_mode_is_mining",
         "_name",
         "_ordered_is_mining",
-        "_ordered_profile",
         "_orders",
         "_pool_is_alive",
         "_profile",
@@ -90,7 +89,6 @@ class SimulatedAsic:
         self._report_ratio = 1.0 + max(-1.0, min(1.0, random.gauss(0.0, 0.5))) * asic_class.reported_error_ratio
         self._jitter = 0.0
         self._profile = asic_class.default
-        self._ordered_profile = asic_class.default
         self._orders: list[_Order] = []
         self._mode_is_mining = is_mining
         self._ordered_is_mining = is_mining
@@ -211,7 +209,6 @@ class SimulatedAsic:
         """Accept an order to run a row of the profile table; an unknown name changes nothing."""
         found = self._class.profile(profile)
         if found is not None:
-            self._ordered_profile = found
             self._accept(now_s, "profile", found)
 
     def set_power_limit(self, now_s: float, power_w: float) -> None:
@@ -226,7 +223,6 @@ class SimulatedAsic:
             power_w=clipped_w,
             hashrate_ths=round(self._class.hashrate_at_ths(clipped_w), 1),
         )
-        self._ordered_profile = point
         self._accept(now_s, "profile", point)
 
     def reboot(self, now_s: float) -> None:
