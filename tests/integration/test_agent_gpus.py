@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from swingbus.clock import SystemClock
 from swingbus_agent.adapters.state_store import FileStateStore
 from swingbus_agent.app.gpu_bank import GpuBank, GpuHost
-from swingbus_agent.app.steward import Steward, StewardSettings
+from swingbus_agent.app.steward import GRANTS_RECORD, ORDER_RECORD, Steward, StewardSettings
+from swingbus_agent.domain import grant as grant_words
 from swingbus_agent.domain.gpu import GpuProcess
 from swingbus_agent.domain.orders import (
     AdoptOrder,
@@ -24,7 +26,8 @@ from swingbus_agent.domain.orders import (
     RenewalReply,
 )
 from swingbus_agent.domain.readings import Condition
-from swingbus_agent.domain.views import ExecutionTimes, Notice, Verb
+from swingbus_agent.domain.selection import Target
+from swingbus_agent.domain.views import ExecutionTimes, Notice, Verb, Write
 from tests.fakes.gpus import FakeGpu, FakeGpus
 from tests.fakes.workloads import FakeProgram, FakeWorkloads
 
@@ -74,6 +77,7 @@ class Rack:
     log: list[str] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     generation: int = 0
+    store: FileStateStore | None = None
 
     def __post_init__(self) -> None:
         self.workloads = FakeWorkloads([f"{BANK}/0", f"{BANK}/1"], self.programs)
@@ -97,7 +101,8 @@ class Rack:
         """Return a steward as a start of the agent makes it."""
         times = ExecutionTimes(verify_s=3.0, boot_s=3.0, attempts=3, backoff_max_s=10.0)
         settings = StewardSettings(times=times, quarantine_s=5.0, writes=True, shed_kw_per_s={})
-        steward = Steward(settings, clock=self.clock, store=FileStateStore(self.folder), boot_id="boot-1")
+        store = self.store or FileStateStore(self.folder)
+        steward = Steward(settings, clock=self.clock, store=store, boot_id="boot-1")
         steward.load()
         return steward
 
@@ -297,6 +302,49 @@ async def test_restarted_steward_finds_workloads_and_writes_nothing(rack: Rack) 
     assert rack.log == []
     assert rack.report().applied_generation == 1
     assert not any(write.verb is Verb.START_WORKLOAD for write in rack.steward.plan(BANK))
+
+
+class HeldOrders(FileStateStore):
+    """A store that takes orders onto its disk only once it is let."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.may_keep = asyncio.Event()
+        self.may_keep.set()
+
+    async def save(self, name: str, record: bytes) -> None:
+        if name == ORDER_RECORD:
+            await self.may_keep.wait()
+        await super().save(name, record)
+
+
+async def test_state_of_an_order_never_lands_on_a_later_one(tmp_path: Path) -> None:
+    """A write begins while a slow disk keeps an order: what is stored last is the newer state, with both in it."""
+    store = HeldOrders(tmp_path)
+    rack = Rack(tmp_path, store=store)
+    await rack.adopt()
+    await rack.order(mine=4)
+    await rack.until(lambda: rack.report().applied_generation == 1)
+    await rack.steward.refresh()
+    before = _stored(store)
+    assert not before.grants[BANK].writes_open
+    store.may_keep.clear()
+    ordering = asyncio.create_task(rack.order(mine=2, rest=2))
+    await asyncio.sleep(0)
+    target = Target(point="mine", mode=Mode.MINING, power_w=300.0, workload="miner")
+    write = Write(verb=Verb.SET_POWER, device="GPU-0", unit=0, target=target, is_raise=True, counted_w=321.0)
+    assert await rack.steward.begin_write(BANK, write)
+    store.may_keep.set()
+    await ordering
+    after = _stored(store)
+    assert after.revision == before.revision + 2
+    assert (after.grants[BANK].generation, after.grants[BANK].writes_open) == (2, True)
+
+
+def _stored(store: FileStateStore) -> grant_words.DurableState:
+    record = store.load(GRANTS_RECORD)
+    assert record is not None
+    return grant_words.from_record(record)
 
 
 async def test_locked_gpu_unit_is_never_touched(rack: Rack) -> None:

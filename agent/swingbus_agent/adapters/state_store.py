@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from swingbus.faults import Unreachable
@@ -14,6 +15,8 @@ class FileStateStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # One thread: records land in the order in which they were handed over, also where nobody waits for the first any more.
+        self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
 
     def load(self, name: str) -> bytes | None:
         try:
@@ -27,7 +30,7 @@ class FileStateStore:
 
     async def save(self, name: str, record: bytes) -> None:
         # Shielded: a record that is half on its way when we are told to leave must land or stay away as a whole.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._write, name, record))
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writing, self._write, name, record))
 
     def _write(self, name: str, record: bytes) -> None:
         path = self._folder / name

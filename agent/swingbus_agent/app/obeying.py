@@ -10,17 +10,12 @@ import asyncio
 import random
 from dataclasses import replace
 
-import structlog
-
 from swingbus.clock import Clock
-from swingbus.faults import SwingbusError
-from swingbus_agent.app.backoff import Backoff
-from swingbus_agent.app.reporting import _first, _retry_after_s
+from swingbus_agent.app.sessions import Sessions
 from swingbus_agent.app.steward import Steward
 from swingbus_agent.domain.orders import AdoptOrder, AgentOrder, AgentReport, RenewalReply
 from swingbus_agent.ports.link import ControllerLink, ControlSession, MalformedOrder
 
-_log = structlog.get_logger()
 _FIRST_RENEWAL_S = 5.0  # until the first order or renewal says how long grants last
 _DEBOUNCE_S = 0.05
 
@@ -41,31 +36,21 @@ class Obedience:
         self._link = link
         self._steward = steward
         self._clock = clock
-        self._backoff = Backoff(random_, first_s=0.5, max_s=backoff_max_s)
+        self._sessions = Sessions("control", clock=clock, random_=random_, backoff_max_s=backoff_max_s)
         self._report_period_s = report_period_s
         self._ttl_s = _FIRST_RENEWAL_S * 3
         self._renew_at_s = 0.0
         self.changed = asyncio.Event()  # set where a report may have changed
         self.ordered = asyncio.Event()  # set where there may be something new to do
-        self.is_connected = False
-        self.last_fault = ""
+
+    @property
+    def is_connected(self) -> bool:
+        """Return whether the controller has answered in the session that is open."""
+        return self._sessions.is_connected
 
     async def run(self) -> None:
         """Open sessions, for ever."""
-        while True:
-            began_s = self._clock.monotonic_s()
-            asked_s = 0.0
-            try:
-                await self._session()
-            except* SwingbusError as group:
-                error = _first(group)
-                asked_s = _retry_after_s(error)
-                if str(error) != self.last_fault:
-                    _log.warning("control_lost", reason=error.reason, message=str(error))
-                self.last_fault = str(error)
-            finally:
-                self.is_connected = False
-            await self._clock.sleep(self._backoff.after(self._clock.monotonic_s() - began_s, asked_s=asked_s))
+        await self._sessions.run(self._session)
 
     async def _session(self) -> None:
         # The report first: a lapse that it tells of is then older than the ticket, so the answer may lift it.
@@ -80,9 +65,7 @@ class Obedience:
         while True:
             message = await session.receive()
             if not self.is_connected:
-                self.is_connected = True
-                self.last_fault = ""
-                _log.info("control_opened")
+                self._sessions.opened()
             match message:
                 case AdoptOrder():
                     await self._steward.take_adopt(message)

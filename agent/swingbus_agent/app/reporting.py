@@ -10,17 +10,13 @@ from __future__ import annotations
 import asyncio
 import random
 
-import structlog
-
 from swingbus.clock import Clock
-from swingbus.faults import SwingbusError
-from swingbus_agent.app.backoff import Backoff
 from swingbus_agent.app.rounds import Rounds
+from swingbus_agent.app.sessions import Sessions
 from swingbus_agent.domain.spool_policy import Acknowledged, Sending, begin_sending, is_rolled_back, sent, settled
 from swingbus_agent.ports.link import ControllerLink, TelemetryHello, TelemetrySession
 from swingbus_agent.ports.spool import Spool
 
-_log = structlog.get_logger()
 _READ_COUNT = 32
 _HIGHEST = 1 << 62
 
@@ -43,31 +39,23 @@ class Reporter:
         self._spool = spool
         self._rounds = rounds
         self._clock = clock
+        self._sessions = Sessions("telemetry", clock=clock, random_=random_, backoff_max_s=backoff_max_s)
         self._backfill_per_s = backfill_per_s
-        self._backoff = Backoff(random_, first_s=0.5, max_s=backoff_max_s)
         self._sending: Sending | None = None
         self._freed = asyncio.Event()
-        self.is_connected = False
         self.acknowledged_sequence = 0
-        self.last_fault = ""
+
+    @property
+    def is_connected(self) -> bool:
+        """Return whether the controller has welcomed the session that is open."""
+        return self._sessions.is_connected
 
     async def run(self) -> None:
         """Open sessions, for ever."""
-        while True:
-            began_s = self._clock.monotonic_s()
-            asked_s = 0.0
-            try:
-                await self._session()
-            except* SwingbusError as group:
-                error = _first(group)
-                asked_s = _retry_after_s(error)
-                if str(error) != self.last_fault:
-                    _log.warning("telemetry_lost", reason=error.reason, message=str(error))
-                self.last_fault = str(error)
-            finally:
-                self.is_connected = False
-                self._rounds.busy = ()
-            await self._clock.sleep(self._backoff.after(self._clock.monotonic_s() - began_s, asked_s=asked_s))
+        await self._sessions.run(self._session, self._ended)
+
+    def _ended(self) -> None:
+        self._rounds.busy = ()
 
     async def _session(self) -> None:
         state = await self._spool.state()
@@ -91,9 +79,7 @@ class Reporter:
             await self._spool.acknowledge(welcome.acknowledged)
             self._sending = begin_sending(credit=welcome.credit, newest_sequence=state.newest_sequence)
             self.acknowledged_sequence = welcome.acknowledged.up_to
-            self.is_connected = True
-            self.last_fault = ""
-            _log.info("telemetry_opened", backlog_count=state.batch_count, acked_sequence=welcome.acknowledged.up_to)
+            self._sessions.opened(backlog_count=state.batch_count, acked_sequence=welcome.acknowledged.up_to)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(session))
                 group.create_task(self._read(session))
@@ -171,17 +157,3 @@ class Reporter:
                     wait.cancel()
         except TimeoutError:
             return
-
-
-def _first(group: BaseExceptionGroup[SwingbusError]) -> SwingbusError:
-    """Return the first fault of a group of groups."""
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError("an exception group is never empty")
-
-
-def _retry_after_s(error: SwingbusError) -> float:
-    try:
-        return max(0.0, float(error.metadata.get("retry_after_s", "0")))
-    except ValueError:
-        return 0.0

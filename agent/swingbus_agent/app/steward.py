@@ -2,11 +2,13 @@
 
 Decides what follows from a message, a reading and the time; knows no streams, files or devices (ports carry them). Invariants:
 an order is on disk before anything is written for it; nothing is raised that the governor does not let through; a bad order
-is refused with its reason and the good one before it stays in force. One event loop owns all of this: no locks.
+is refused with its reason and the good one before it stays in force. One event loop owns all of this; the one lock keeps an older
+state from being stored over a newer one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +100,7 @@ class Steward:
         self._kept = order_record.KeptOrder()
         self._durable: DurableState | None = None
         self._governor: Governor | None = None
+        self._storing = asyncio.Lock()
         self._markers = MarkerLog()
         self._marker = 0
         self._refusal = ""
@@ -388,9 +391,13 @@ class Steward:
     async def _persist(self, state: DurableState | None) -> None:
         if state is None:
             return
-        await self._store.save(GRANTS_RECORD, grant_words.to_record(state))
-        self.governor.confirm(state, self._clock.boottime_s())
-        self._durable = state
+        async with self._storing:
+            # A write that began while an order was being kept may have stored a later state, which holds all of this one.
+            if self._durable is not None and state.revision <= self._durable.revision:
+                return
+            await self._store.save(GRANTS_RECORD, grant_words.to_record(state))
+            self.governor.confirm(state, self._clock.boottime_s())
+            self._durable = state
 
     # Targets.
 

@@ -16,6 +16,8 @@ from swingbus_sim.demo.screen import Screen
 from swingbus_sim.demo.story import Run, Story, read_json
 from swingbus_sim.scenario_file import load_scenario
 
+PIN_BEFORE_END_S = 30.0  # the longest flip of the demo's classes, so that none is open at the end
+
 
 def main() -> int:
     """Run the demo; 0 if every promise was kept, 1 if one was broken, 2 for wrong usage."""
@@ -50,7 +52,7 @@ async def _run(options: argparse.Namespace) -> int:
         shift=options.shift,
         processes=Processes(folder.parent / f"{folder.name}-logs"),
     )
-    story = Story(run)
+    story = Story(run, pin_before_end_s=PIN_BEFORE_END_S)
     this = asyncio.current_task()
     assert this is not None
     # SIGTERM ends the run as Ctrl-C does: every process that it started is ended.

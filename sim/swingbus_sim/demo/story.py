@@ -32,7 +32,6 @@ from swingbus_sim.scenario import Event, Scenario
 SERVER = "swingbus-controller"
 MEND_MODEL_S = 150.0
 PUSH_PERIOD_S = 1.0
-FREEZE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -100,8 +99,17 @@ async def _must(words: list[str]) -> str:
 class Story:
     """Plays one scenario with the real programs."""
 
-    def __init__(self, run: Run, *, controller: list[str] | None = None, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        controller: list[str] | None = None,
+        pin_before_end_s: float | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """Take the run; `pin_before_end_s`: pin every bank so long before the end, None: let it decide until the end."""
         self.run = run
+        self._pin_before_end_s = pin_before_end_s
         self.say = say
         self.watcher: Watcher | None = None
         self._controller = controller or program("swingbus_controller.main")
@@ -263,7 +271,7 @@ class Story:
                 group.create_task(self.watcher.watch()),
                 group.create_task(self._push_market()),
                 group.create_task(self._mend_model()),
-                group.create_task(self._freeze()),
+                group.create_task(self._pin_before_end()),
             ]
             players = [group.create_task(self._perform(event)) for event in self.run.scenario.events]
             await self._sleep_until(self.run.scenario.duration_s)
@@ -312,10 +320,12 @@ class Story:
         broken_model(self.run.folder).unlink(missing_ok=True)
         self.run.note("the broken model of one host was replaced")
 
-    async def _freeze(self) -> None:
+    async def _pin_before_end(self) -> None:
         """Pin every bank shortly before the end, as an operator would before leaving: what is open finishes, nothing new begins."""
         assert self.watcher is not None
-        await self._sleep_until(self.run.scenario.duration_s - FREEZE_S)
+        if self._pin_before_end_s is None:
+            return
+        await self._sleep_until(self.run.scenario.duration_s - self._pin_before_end_s)
         for bank in self.watcher.seen.banks:
             try:
                 await self.watcher.pin(bank.name, reason="the story ends")
