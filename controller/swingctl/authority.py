@@ -50,6 +50,8 @@ def mount(nouns: Nouns) -> None:
         summary="change what Swingbus may do (admin)",
         examples="authority set control --site north --reason 'commissioned' --yes\n"
         "authority set observe --reason 'works on feeder c2' --yes",
+        about="Change what Swingbus may do. Below control nothing is sent to a site any more: grants run out within ttl_s and "
+        "machines fall to their safe share by themselves. Back at control every agent is fenced and adopted anew, as after a start.",
     )
     change.add_argument(
         "authority", choices=sorted(WORDS), help="; ".join(f"{word}: {MEANING[word]}" for word in WORDS)

@@ -1098,9 +1098,11 @@ class VirtualSite:
         if not agent.said_hello:
             engine.take_inventory(agent.inventory(), now_s)
             self._take_report(agent, is_hello=True)
-            agent.take_adopt(engine.adopt_order(agent.name))
-            self._mark(agent)
             agent.said_hello = True
+            adopt = engine.adopt_order(agent.name)
+            if adopt is not None:
+                agent.take_adopt(adopt)
+                self._mark(agent)
         agent.batch += 1
         engine.take_batch(
             BatchFrame(
@@ -1124,8 +1126,10 @@ class VirtualSite:
                 raise
             agent.said_hello = False  # the stream is closed; it connects again with the next step
             return
-        agent.renewed(engine.renew(agent.name, round(now_s * 1e9), now_s))
-        self._mark(agent)
+        renewed = engine.renew(agent.name, round(now_s * 1e9), now_s)
+        if renewed is not None:
+            agent.renewed(renewed)
+            self._mark(agent)
 
     def _take_report(self, agent: Agent, *, is_hello: bool) -> None:
         self.engine.take_report(agent.report(), is_hello=is_hello, now_s=self.clock.s)

@@ -11,7 +11,9 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from swingbus.capacity.v1alpha import capacity_service_pb2, capacity_service_pb2_grpc
 from swingbus.clock import SystemClock
+from swingbus.fleet.v1alpha import fleet_pb2
 from swingbus.link.v1alpha import agent_link_service_pb2 as pb2
 from swingbus.link.v1alpha import agent_link_service_pb2_grpc, link_pb2
 from swingbus.rpc.interceptors import DoorInterceptor
@@ -73,6 +75,7 @@ class ScriptedPlane:
         self.markers: list[int] = []
         self.gone: list[str] = []
         self.left = asyncio.Event()
+        self.may_write = True
         self._changed = asyncio.Event()
 
     def issue(self, *orders: AgentOrder) -> None:
@@ -90,7 +93,9 @@ class ScriptedPlane:
         self.gone.append(agent)
         self.left.set()
 
-    def adopt_order(self, agent: str) -> AdoptOrder:
+    def adopt_order(self, agent: str) -> AdoptOrder | None:
+        if not self.may_write:
+            return None
         counting = BankCounting(
             bank="s19j",
             gpu_limit_ratio=1.07,
@@ -104,11 +109,11 @@ class ScriptedPlane:
         )
         return AdoptOrder(epoch=7, controller_instance="c-1", counting=(counting,))
 
-    def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> RenewalReply:
-        return RenewalReply(sent_boottime_ns=sent_boottime_ns, epoch=7, ttl_s=20.0)
+    def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> RenewalReply | None:
+        return RenewalReply(sent_boottime_ns=sent_boottime_ns, epoch=7, ttl_s=20.0) if self.may_write else None
 
     def order_for(self, agent: str) -> AgentOrder | None:
-        return self.orders[-1] if self.orders else None
+        return self.orders[-1] if self.orders and self.may_write else None
 
     async def wait_order(self, agent: str, after_generation: int) -> AgentOrder:
         while not self.orders or self.orders[-1].generation <= after_generation:
@@ -227,6 +232,59 @@ async def test_orders_and_renewals_at_once_all_arrive(site: TestSite) -> None:
         assert all(m.renewed.ticket == f"r-{m.renewed.sent_boottime_ns}" for m in seen if m.HasField("renewed"))
         generations = [m.desired.generation for m in seen if m.HasField("desired")]
         assert generations == sorted(generations)
+
+
+async def test_stream_falls_silent_when_nothing_may_be_written_any_more(site: TestSite) -> None:
+    """Fenced and ordered, then the authority falls: reports are still taken, no renewal is answered, no order is sent."""
+    plane = ScriptedPlane()
+    plane.issue(order(1))
+    async with serve(site, plane), site.channel("edge-1", Role.AGENT) as channel:
+        call = await connect(channel)
+        assert [(await read(call)).WhichOneof("message") for _ in range(2)] == ["adopt", "desired"]
+        plane.may_write = False
+        plane.issue(order(2))
+        await call.write(pb2.StreamControlRequest(renewal=pb2.Renewal(sent_boottime_ns=5, ticket="r")))
+        await call.write(pb2.StreamControlRequest(effective=link_pb2.EffectiveState(boot_id="b", boottime_ns=2)))
+        await is_silent(call)
+        assert len(plane.reports) == 2 and plane.markers == [1, 2]
+
+
+async def is_silent(call: grpc.aio.StreamStreamCall[pb2.StreamControlRequest, pb2.StreamControlResponse]) -> None:
+    """Check that nothing comes for a while; the call is cancelled by that."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.7):
+            pytest.fail(f"below CONTROL came {await call.read()}")
+
+
+async def set_authority(site: TestSite, authority: fleet_pb2.Authority) -> None:
+    """Order an authority as an admin."""
+    request = capacity_service_pb2.SetAuthorityRequest(
+        name="sites/north",
+        authority=authority,
+        options=capacity_service_pb2.WriteOptions(request_id=f"a-{authority}", reason="test"),
+    )
+    async with site.channel("ada", Role.ADMIN) as channel:
+        await capacity_service_pb2_grpc.CapacityServiceStub(channel).SetAuthority(request, timeout=10)
+
+
+async def test_program_writes_nothing_below_control_and_fences_all_once_it_rises(tmp_path: Path) -> None:
+    """Under ADVISE no agent hears a word; an admin raises the authority: each stream ends, and the next one begins with the fence."""
+    site = TestSite(tmp_path, SITE.replace('name = "north"', 'name = "north"\nauthority = "control"'))
+    async with site.serve() as controller, site.channel("edge-1", Role.AGENT) as channel:
+        await set_authority(site, fleet_pb2.AUTHORITY_ADVISE)
+        silent = await connect(channel)
+        await silent.write(pb2.StreamControlRequest(renewal=pb2.Renewal(sent_boottime_ns=5, ticket="r")))
+        await is_silent(silent)
+        waiting = await connect(channel, "t-2")
+        await set_authority(site, fleet_pb2.AUTHORITY_CONTROL)
+        report = link_pb2.EffectiveState(boot_id="b", boottime_ns=2, banks=[link_pb2.BankEffective(bank="s19j")])
+        await waiting.write(pb2.StreamControlRequest(effective=report))
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await waiting.read()
+        assert fault_from_rpc_error(ended.value).reason == "NEW_EPOCH"
+        fenced = await connect(channel, "t-3")
+        assert (await read(fenced)).adopt.epoch == controller.journal.epoch == 2
+        fenced.cancel()
 
 
 async def test_newer_control_stream_ends_the_older(site: TestSite) -> None:

@@ -2,7 +2,8 @@
 
 Decides how messages flow: credit, one acknowledgement per commit, markers, who replaces whom. Refuses to know: watts. Invariants:
 exactly one task writes to a stream (two writers at once lose messages); the name in Hello is the certificate's; a newer stream of
-an agent ends the older one; without a control plane (authority OBSERVE) not one control message is ever sent.
+an agent ends the older one; below authority CONTROL not one control message is sent, whatever it was when the stream began: the
+control plane (which OBSERVE lacks) is asked for each message at the moment of writing.
 
 Telemetry arrives as bytes and is parsed here, so that what is stored is what was sent.
 """
@@ -28,7 +29,6 @@ from swingbus_controller.api import codec
 from swingbus_controller.app.ingest import Hello, Ingest, TelemetrySession
 from swingbus_controller.domain.fleet import Fleet, Newest
 from swingbus_controller.domain.frames import AgentInventory, BatchFrame
-from swingbus_controller.domain.orders import AdoptOrder, AgentOrder
 from swingbus_controller.ports.control import ControlPlane
 from swingbus_controller.ports.telemetry_store import LastBatch
 
@@ -46,8 +46,8 @@ class _ControlStream:
 
     agent: str
     ticket: str = ""
-    adopt: AdoptOrder | None = None
-    order: AgentOrder | None = None
+    is_fenced: bool = False
+    ordered_generation: int = 0
     renewals: list[tuple[int, str]] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     replaced: asyncio.Event = field(default_factory=asyncio.Event)
@@ -205,7 +205,6 @@ class AgentLinkService:
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(_end_when_replaced(stream.replaced, stream.agent))]
                 if control is not None:
-                    stream.adopt = control.adopt_order(stream.agent)
                     stream.wake.set()
                     running.append(tasks.create_task(self._write_control(stream, control, context)))
                     running.append(tasks.create_task(self._follow_orders(stream, control)))
@@ -243,13 +242,9 @@ class AgentLinkService:
             self._control.take_report(report, is_hello=is_hello, now_s=now_s)
 
     async def _follow_orders(self, stream: _ControlStream, control: ControlPlane) -> None:
-        stream.order = control.order_for(stream.agent)
-        stream.wake.set()
-        generation = stream.order.generation if stream.order is not None else 0
+        generation = 0
         while True:
-            order = await control.wait_order(stream.agent, generation)
-            stream.order = order
-            generation = order.generation
+            generation = (await control.wait_order(stream.agent, generation)).generation
             stream.wake.set()
 
     async def _write_control(self, stream: _ControlStream, control: ControlPlane, context: Context) -> None:
@@ -257,17 +252,23 @@ class AgentLinkService:
         while True:
             await stream.wake.wait()
             stream.wake.clear()
-            adopt, stream.adopt = stream.adopt, None
-            if adopt is not None:
+            if not stream.is_fenced:
+                adopt = control.adopt_order(stream.agent)
+                if adopt is None:
+                    continue
+                stream.is_fenced = True
                 marker = self._next_marker(stream.agent, adopt.epoch, control)
                 await self._write(context, codec.adopt_to_proto(adopt, marker=marker, ticket=stream.ticket))
             renewals, stream.renewals = stream.renewals, []
             for sent_boottime_ns, ticket in renewals:
                 reply = control.renew(stream.agent, sent_boottime_ns, self._clock.boottime_s())
+                if reply is None:
+                    continue
                 marker = self._next_marker(stream.agent, reply.epoch, control)
                 await self._write(context, codec.renewal_to_proto(reply, marker=marker, ticket=ticket))
-            order, stream.order = stream.order, None
-            if order is not None:
+            order = control.order_for(stream.agent)
+            if order is not None and order.generation > stream.ordered_generation:
+                stream.ordered_generation = order.generation
                 marker = self._next_marker(stream.agent, order.epoch, control)
                 await self._write(context, codec.order_to_proto(order, marker=marker, ticket=stream.ticket))
 

@@ -310,7 +310,10 @@ class Commands:
             reason=order.reason,
             payload={"authority": {"authority": authority.value}},
         )
+        is_new = authority is not self._state.authority
         self._record(order, authority.value, entry)
+        if is_new and not order.validate_only:
+            self._engine.meet_authority()
 
     def request_flip(self, order: Order, *, bank: str, count: int, from_mode: Mode, to_mode: Mode) -> Flip:
         """Ask for a flip by hand; pins, lockouts, dwell and watts are checked as for any other."""

@@ -2,7 +2,7 @@
 
 Order of each round: name who draws too much, cut what has to be cut, adopt and regrant, settle by evidence, move flips on, plan, then
 make orders. Every change is recorded before it is believed, and believed before it is sent. Protection runs on every meter sample and
-never waits for the planner. Below CONTROL nothing of this is sent anywhere; below ADVISE it is not even built.
+never waits for the planner. Below CONTROL not one message goes to an agent, not even a fence; below ADVISE nothing of this is built.
 """
 
 from __future__ import annotations
@@ -168,7 +168,10 @@ class SiteEngine:
         if report.agent in self._doubted and (report.epoch, report.marker) > self._doubted[report.agent]:
             del self._doubted[report.agent]
             self._senses.trust(report.agent, report.boot_id, report.boottime_s)
-        if not is_hello and report.agent in self._to_greet:
+        if is_hello:
+            self._greeted.add(report.agent)
+            self._to_greet.discard(report.agent)
+        elif report.agent in self._to_greet:
             raise WrongState(
                 f"this controller began epoch {self.state.ledger.epoch} after agent {report.agent} connected: connect again.",
                 reason="NEW_EPOCH",
@@ -196,10 +199,8 @@ class SiteEngine:
         is_starting = now_s - self._began_s <= self.state.site.protocol.adopt_grace_s
         if is_starting and ledger.trust is not JournalTrust.CURRENT:
             log.warning("epoch_overtaken", agent=report.agent, seen=report.epoch, ours=ledger.epoch)
-            self._reports.clear()
-            self._start(JournalTrust.LOST, above=report.epoch)
-            self.flips.forget_sightings()
-            self._to_greet = self._greeted - {report.agent}
+            self._begin_anew(JournalTrust.LOST, above=report.epoch)
+            self._to_greet.discard(report.agent)
             return
         fault = WrongState(
             f"agent {report.agent} obeys epoch {report.epoch} of {report.fence_instance or 'another controller'}, ours is "
@@ -213,6 +214,19 @@ class SiteEngine:
             self._poked.set()
         raise fault
 
+    def _begin_anew(self, trust: JournalTrust, above: int = 0) -> None:
+        """Begin a higher epoch as after a start; agents that are connected have to say hello again, so that each is fenced first."""
+        self._reports.clear()
+        self._start(trust, above)
+        self.flips.forget_sightings()
+        self._to_greet = set(self._greeted)
+
+    def meet_authority(self) -> None:
+        """Take up what an admin ordered: CONTROL begins a new epoch, since nobody was fenced and every grant ran out meanwhile."""
+        if self.state.authority is Authority.CONTROL:
+            self._began_s = self._clock.boottime_s()
+            self._begin_anew(JournalTrust.UNPROVEN)
+
     def note_marker(self, agent: str, marker: int, now_s: float) -> None:
         """Let the ledger count what the link has sent, so that the next marker after an Applied is truly a later one."""
         ledger = self.state.ledger
@@ -221,14 +235,17 @@ class SiteEngine:
     def agent_gone(self, agent: str, now_s: float) -> None:
         """A closed stream frees nothing: silence is told by missed reports."""
 
-    def adopt_order(self, agent: str) -> orders.AdoptOrder:
-        """Return what fences the agent to our epoch."""
-        self._greeted.add(agent)
-        self._to_greet.discard(agent)
-        return self.book.adopt_order(agent)
+    def _may_write(self, agent: str) -> bool:
+        return self.state.authority is Authority.CONTROL and agent not in self._to_greet
 
-    def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> orders.RenewalReply:
-        """Answer a renewal: the agent's grants live on."""
+    def adopt_order(self, agent: str) -> orders.AdoptOrder | None:
+        """Return what fences the agent to our epoch, None below CONTROL."""
+        return self.book.adopt_order(agent) if self._may_write(agent) else None
+
+    def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> orders.RenewalReply | None:
+        """Answer a renewal: the agent's grants live on. None below CONTROL: they run out by themselves."""
+        if not self._may_write(agent):
+            return None
         for name, model in self.state.models.items():
             if model.declared.agent == agent:
                 self.state.ledger.note_answered(name, now_s)
@@ -237,8 +254,8 @@ class SiteEngine:
         )
 
     def order_for(self, agent: str) -> orders.AgentOrder | None:
-        """Return the newest order."""
-        return self.book.order_for(agent)
+        """Return the newest order, None before the first and below CONTROL."""
+        return self.book.order_for(agent) if self._may_write(agent) else None
 
     async def wait_order(self, agent: str, after_generation: int) -> orders.AgentOrder:
         """Return when a newer order is there."""

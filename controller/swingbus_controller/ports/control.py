@@ -20,7 +20,8 @@ class ControlPlane(Protocol):
     """Takes agents' reports and says what each agent shall hold.
 
     All methods run in the event loop and return at once, but for the journal's fsync. `now_s` is the controller's
-    CLOCK_BOOTTIME in seconds. The link service assigns markers: one counter per epoch, + 1 per control message sent.
+    CLOCK_BOOTTIME in seconds. The link service assigns markers: one counter per epoch, + 1 per control message sent, and asks just
+    before it writes: None means that nothing may be written to this agent now (authority below CONTROL).
     """
 
     def take_report(self, report: AgentReport, *, is_hello: bool, now_s: float) -> None: ...
@@ -31,14 +32,16 @@ class ControlPlane(Protocol):
 
     def agent_gone(self, agent: str, now_s: float) -> None: ...
 
-    def adopt_order(self, agent: str) -> AdoptOrder: ...
+    def adopt_order(self, agent: str) -> AdoptOrder | None:
+        """Return what fences the agent; it comes before anything else on a stream."""
+        ...
 
-    def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> RenewalReply: ...
+    def renew(self, agent: str, sent_boottime_ns: int, now_s: float) -> RenewalReply | None: ...
 
     def order_for(self, agent: str) -> AgentOrder | None:
-        """Return the newest journaled order, None before the first."""
+        """Return the newest journaled order, None also before the first."""
         ...
 
     async def wait_order(self, agent: str, after_generation: int) -> AgentOrder:
-        """Return when an order newer than `after_generation` is journaled."""
+        """Return when an order newer than `after_generation` is journaled; whether it may be written is `order_for`'s to say."""
         ...

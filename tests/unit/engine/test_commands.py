@@ -10,7 +10,7 @@ from swingbus_controller.domain.flip import Phase
 from swingbus_controller.domain.orders import Mode as Wire
 from swingbus_controller.domain.plan import Authority
 from swingbus_controller.domain.points import Mode
-from tests.fakes.site import VirtualSite, make_site, settled_site
+from tests.fakes.site import BOOTTIME_ZERO_S, VirtualSite, make_site, settled_site
 
 GPU = "gpu1/gpus"
 
@@ -149,21 +149,44 @@ def test_cancelled_flip_goes_back_wherever_it_is(seconds: int) -> None:
 
 
 def test_authority_falls_and_rises_within_the_site_file() -> None:
-    """ADVISE plans and writes nothing; OBSERVE does not even plan; CONTROL goes on from where it was."""
+    """Below CONTROL nothing is journaled or sent and the grants run out; CONTROL fences everybody anew and goes on as after a start."""
     site = settled_site()
+    mining, epoch = site.count("edge1/asics", Wire.MINING), site.state.ledger.epoch
     for authority in (Authority.ADVISE, Authority.OBSERVE):
         site.commands.set_authority(site.order(authority.value), authority=authority)
         revision = site.journal.newest_revision()
-        site.market.power = 90.0
+        markers = {name: agent.markers[-1] for name, agent in site.agents.items()}
         site.run(60)
-        assert site.count("edge1/asics", Wire.MINING) >= 8
         assert site.journal.newest_revision() == revision
+        assert {name: agent.markers[-1] for name, agent in site.agents.items()} == markers
+        assert all(site.agents[b.site.agent].is_lapsed(b) for b in site.banks.values())
         with pytest.raises(Forbidden) as refused:
             ask(site, "no")
         assert refused.value.reason == "NO_AUTHORITY"
         assert site.engine.plan is not None
     site.commands.set_authority(site.order("up"), authority=Authority.CONTROL)
-    assert site.run(200, lambda: site.count("edge1/asics", Wire.MINING) == 0 and site.is_quiet()), site.explain()
+    site.run(3)
+    assert {agent.fence[0] for agent in site.agents.values()} == {epoch + 1}
+    assert site.run(200, lambda: site.count("edge1/asics", Wire.MINING) == mining and site.is_quiet()), site.explain()
+    site.verdicts.assert_clean()
+
+
+def test_agents_that_came_below_control_are_fenced_when_it_rises() -> None:
+    """Connected under ADVISE they are told nothing, not even the epoch; once an admin allows it each is fenced, adopted, granted."""
+    site = VirtualSite(mining=10)
+    site.start_controller()
+    site.commands.set_authority(site.order("down"), authority=Authority.ADVISE)
+    site.run(60)
+    assert all(agent.fence == (0, "") and not agent.markers for agent in site.agents.values())
+    site.commands.set_authority(site.order("dry", validate_only=True), authority=Authority.CONTROL)
+    site.commands.set_authority(site.order("same"), authority=Authority.ADVISE)
+    assert site.state.ledger.epoch == 1
+    site.commands.set_authority(site.order("up"), authority=Authority.CONTROL)
+    assert all(site.engine.renew(name, 1, site.clock.s) is None for name in site.agents)
+    site.run(3)
+    assert {agent.fence[0] for agent in site.agents.values()} == {2}
+    assert site.run(300, lambda: site.clock.s > BOOTTIME_ZERO_S + 120 and site.is_quiet()), site.explain()
+    assert not site.flips(Phase.FAILED)
     site.verdicts.assert_clean()
 
 
@@ -178,7 +201,7 @@ def test_authority_above_the_site_file_is_refused() -> None:
 
 
 def test_advise_shows_plans_and_touches_nothing() -> None:
-    """Under ADVISE the plan says what would be done: no grant, no flip, no order."""
+    """Under ADVISE the plan says what would be done: no grant, no flip, no order, no fence."""
     site = VirtualSite(make_site(authority="advise"), mining=10)
     site.start_controller()
     site.run(60)
@@ -186,6 +209,7 @@ def test_advise_shows_plans_and_touches_nothing() -> None:
     assert not site.state.flips and not site.state.holdings
     assert all(site.engine.order_for(agent) is None for agent in site.agents)
     assert {r.entry.kind for r in site.journal.read()} == {"controller_started"}
+    assert all(agent.fence == (0, "") and not agent.markers for agent in site.agents.values())
     assert site.count("edge1/asics", Wire.MINING) == 10
 
 
