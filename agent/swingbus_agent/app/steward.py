@@ -197,7 +197,7 @@ class Steward:
                 now_s=now_s,
             )
             notices += self._watch_draw(bank, reading.views, before.why, now_s)
-        stuck = frozenset(d.device for d in bank.spec.devices if bank.execution.is_stuck(d.device))
+        stuck = frozenset(d.device for d in bank.spec.devices if bank.execution.is_stuck(d.device, now_s))
         if stuck != bank.stuck:
             bank.stuck = stuck
             self._choose(bank)

@@ -11,18 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from swingbus_agent.domain.asking import AskLog, asked_of, is_close
 from swingbus_agent.domain.counting import device_counted_w
 from swingbus_agent.domain.orders import BankCounting, Mode, PointOrder, StragglerReport, UnitWorkload
 from swingbus_agent.domain.readings import BankSpec, Condition, Kind
 from swingbus_agent.domain.selection import Target
 from swingbus_agent.domain.views import DeviceView, ExecutionTimes, Notice, UnitView, Verb, Write
+from swingbus_agent.domain.waking import Wakers
 from swingbus_agent.domain.workload import WorkloadPhase
 
-WATT_TOLERANCE_RATIO = 0.01  # firmwares round what they are asked for
-WATT_TOLERANCE_W = 2.0
-TOGETHER_COUNT = 3  # as many devices that wake within TOGETHER_S are a disturbance, not liars
-TOGETHER_S = 5.0
-
+_SPREADS_COUNT = 16  # the pause has long been the longest one
 
 _RUNS = (WorkloadPhase.STARTING, WorkloadPhase.READY, WorkloadPhase.UNREADY)
 
@@ -31,7 +29,9 @@ class _Track:
     """What is remembered of one device."""
 
     __slots__ = (
+        "asks",
         "attempts",
+        "ignored_before",
         "is_ignoring",
         "next_try_s",
         "quarantined_until_s",
@@ -45,7 +45,9 @@ class _Track:
 
     def __init__(self) -> None:
         self.target: Target | None = None
-        self.attempts = 0
+        self.asks = AskLog()
+        self.attempts = 0  # in the order in force
+        self.ignored_before = 0  # asks for the same that were ignored in earlier orders
         self.next_try_s = -math.inf
         self.write_ended_s = -math.inf
         self.writing = False
@@ -54,6 +56,16 @@ class _Track:
         self.woke = False
         self.set_refused = False
         self.quarantined_until_s = -math.inf
+
+    @property
+    def asked_count(self) -> int:
+        """Return how often the target was asked for, over all orders, since it was last seen."""
+        return self.ignored_before + self.attempts
+
+    def follow(self) -> None:
+        """Forget what was asked in vain: it is done now."""
+        self.attempts = self.ignored_before = 0
+        self.is_ignoring = False
 
 
 class BankExecution:
@@ -72,7 +84,7 @@ class BankExecution:
         # Asked since they were last seen: asking again before a look tells nothing new.
         self._unit_asked: set[int] = set()
         self._unit_failed_s: dict[int, float] = {}
-        self._wakes: list[tuple[float, str]] = []
+        self._wakers = Wakers()
         self._efficiencies: dict[str, float] = {}
 
     # What the bank shall do.
@@ -85,17 +97,27 @@ class BankExecution:
                 track.target = target
                 continue
             if track.target != target:
-                track.target = target
-                track.attempts = 0
-                track.next_try_s = -math.inf
+                self._turn(track, target)
                 track.was_held = False
-                track.is_ignoring = False
                 track.woke = False
                 track.set_refused = False
         for unit in list(self._unit_failed_s):
             # A new order is a new try.
             if self._unit_target(unit) is None:
                 del self._unit_failed_s[unit]
+
+    def _turn(self, track: _Track, target: Target | None) -> None:
+        """Leave one target for another: what was ignored is remembered, what was only brief is not held against it."""
+        kind = self.spec.kind
+        if track.target is not None:
+            track.asks.note_ignored(asked_of(kind, track.target), track.asked_count - 1)
+        track.target = target
+        track.attempts = 0
+        track.ignored_before = 0 if target is None else track.asks.ignored_count(asked_of(kind, target))
+        if target is not None:
+            track.is_ignoring = track.ignored_before >= self._times.attempts
+        if not track.is_ignoring:  # a known liar is asked no more often for an order's sake
+            track.next_try_s = -math.inf
 
     def retry_failed(self) -> None:
         """Let failed workloads start again: a newer order asks for them."""
@@ -120,23 +142,28 @@ class BankExecution:
         for unit in units:
             self._unit_views[unit.unit] = unit
             self._unit_asked.discard(unit.unit)
-        notices.extend(self._name_wakers(now_s))
+        notices.extend(self._wakers.name(now_s))
         return tuple(notices)
 
     def _judge(self, view: DeviceView, now_s: float) -> Iterable[Notice]:
         track = self._tracks[view.device]
-        if track.target is None or view.condition is not Condition.OK or not self._is_later(track, view):
+        if view.condition is not Condition.OK or not self._is_later(track, view):
             return
-        if self.is_held(view.device):
-            if track.is_ignoring:
+        for asked, count in track.asks.see(view).items():
+            if count >= self._times.attempts:
                 yield Notice(
                     kind="device_obeyed_again",
                     device=view.device,
-                    message=f"{view.device} is now at {track.target.point or track.target.mode.name.lower()} as asked",
+                    message=f"{view.device} now does what it ignored {count} times: {asked}",
                 )
+                if track.target is None:
+                    track.is_ignoring = False
+        if track.target is None:
+            return
+        if asked_of(self.spec.kind, track.target).is_shown(view):
+            track.follow()
+        if self.is_held(view.device):
             track.was_held = True
-            track.attempts = 0
-            track.is_ignoring = False
             track.woke = False
             track.next_try_s = -math.inf
             return
@@ -152,34 +179,10 @@ class BankExecution:
                     message=f"{view.device} restarted and runs again although it shall rest; it is put back to rest",
                 )
             else:
-                self._wakes.append((now_s, view.device))
+                self._wakers.note(view.device, now_s)
         elif track.was_held:
             track.was_held = False
             track.next_try_s = -math.inf
-
-    def _name_wakers(self, now_s: float) -> Iterable[Notice]:
-        due = [(woke_s, device) for woke_s, device in self._wakes if now_s - woke_s >= TOGETHER_S]
-        for woke_s, device in due:
-            near = {other for at_s, other in self._wakes if abs(at_s - woke_s) <= TOGETHER_S}
-            if len(near) < TOGETHER_COUNT:
-                yield Notice(
-                    kind="device_self_woke",
-                    device=device,
-                    message=f"{device} woke up without being asked and is put back to rest; look at its firmware or its schedule",
-                )
-            else:
-                yield Notice(
-                    kind="device_woke_with_others",
-                    device=device,
-                    message=f"{device} woke up together with {len(near) - 1} others: a disturbance of the supply, not its own doing",
-                )
-        self._wakes = [
-            (woke_s, device)
-            for woke_s, device in self._wakes
-            if (woke_s, device) not in due or now_s - woke_s < 2 * TOGETHER_S
-        ]
-        named = {device for _, device in due}
-        self._wakes = [(woke_s, device) for woke_s, device in self._wakes if device not in named]
 
     def _is_later(self, track: _Track, view: DeviceView) -> bool:
         return not track.writing and view.read_started_s >= track.write_ended_s
@@ -198,17 +201,13 @@ class BankExecution:
 
     def _is_at(self, view: DeviceView, target: Target) -> bool:
         if self.spec.kind is Kind.GPU:
-            if target.power_w > 0 and not _is_close(view.enforced_w, target.power_w):
+            if target.power_w > 0 and not is_close(view.enforced_w, target.power_w):
                 return False
             unit = self._unit_views.get(view.unit, UnitView(unit=view.unit))
             if not target.workload:
                 return self.is_released(view.unit)
             return unit.workload == target.workload and unit.phase is WorkloadPhase.READY
-        if target.mode is Mode.STANDBY:
-            return view.mode is Mode.STANDBY
-        if view.mode is not target.mode or view.is_booting:
-            return False
-        return _is_close(view.enforced_w, target.power_w)
+        return asked_of(self.spec.kind, target).is_shown(view)
 
     def is_released(self, unit: int) -> bool:
         """Tell whether a reading after the last workload's end shows no process on the unit's GPUs."""
@@ -273,14 +272,14 @@ class BankExecution:
             return write(Verb.SLEEP, is_raise=False, mode=Mode.MINING, enforced_w=view.enforced_w)
         if view.mode is Mode.STANDBY:
             stored_w = view.enforced_w
-            if stored_w is not None and not track.set_refused and not _is_close(stored_w, target.power_w):
+            if stored_w is not None and not track.set_refused and not is_close(stored_w, target.power_w):
                 # Asleep it draws the same at any profile: set it first, so that it wakes into the right one.
                 return write(Verb.SET_POWER, is_raise=False, mode=Mode.STANDBY, enforced_w=stored_w)
             wakes_at_w = None if stored_w is None else max(stored_w, target.power_w)
             return write(Verb.WAKE, is_raise=True, mode=Mode.MINING, enforced_w=wakes_at_w)
         if view.is_booting and track.attempts:
             return None
-        if view.enforced_w is not None and _is_close(view.enforced_w, target.power_w):
+        if view.enforced_w is not None and is_close(view.enforced_w, target.power_w):
             return None  # booting or state unknown: nothing to ask
         is_raise = view.enforced_w is not None and target.power_w > view.enforced_w
         worst_w = None if view.enforced_w is None else max(view.enforced_w, target.power_w)
@@ -326,7 +325,7 @@ class BankExecution:
         view, track = self._views.get(device), self._tracks[device]
         if view is None or view.condition is not Condition.OK or not self._is_later(track, view):
             return False
-        return target.power_w <= 0 or _is_close(view.enforced_w, target.power_w)
+        return target.power_w <= 0 or is_close(view.enforced_w, target.power_w)
 
     def _limits(
         self, devices: Sequence[str], target: Target, counting: BankCounting, now_s: float
@@ -375,30 +374,31 @@ class BankExecution:
         track.write_ended_s = now_s
         if write.verb is Verb.SET_POWER and not was_taken:
             track.set_refused = True
-        if track.target is None or write.target != track.target:
-            return ()  # the order changed meanwhile: this attempt says nothing about the new one
-        track.attempts += 1
         patience_s = self._times.verify_s
         if write.verb is Verb.WAKE or (write.verb is Verb.SET_POWER and self.spec.kind is Kind.ASIC and was_taken):
             patience_s = max(patience_s, self._times.boot_s)
         if write.verb is Verb.SET_POWER and write.counted_w and not was_taken:
             patience_s = self._times.verify_s
         is_step = write.verb is Verb.SET_POWER and self._is_resting(write.device) and write.target.mode is Mode.MINING
+        asked = asked_of(self.spec.kind, write.target)
+        track.asks.note_asked(asked, math.inf if is_step else now_s + patience_s)
+        if track.target is None or write.target != track.target:
+            return ()  # the order changed meanwhile: this attempt says nothing about the new one
         if is_step:
             # Only the first of two steps; the wake follows as soon as the new profile (or the refusal) is read back.
-            track.attempts -= 1
             track.next_try_s = now_s
             return ()
-        spread = 2.0 ** max(0, track.attempts - 1)
+        track.attempts += 1
+        spread = 2.0 ** max(0, min(track.asked_count, _SPREADS_COUNT) - 1)
         track.next_try_s = now_s + min(max(self._times.backoff_max_s, patience_s), patience_s * spread)
-        if track.attempts >= self._times.attempts and not track.is_ignoring:
+        if track.asked_count >= self._times.attempts and not track.is_ignoring:
             track.is_ignoring = True
-            asked = write.target.point or write.target.mode.name.lower()
+            track.asks.note_ignored(asked, track.asked_count)
             return (
                 Notice(
                     kind="write_ignored",
                     device=write.device,
-                    message=f"{write.device} was asked {track.attempts} times for {asked} and does not show it; "
+                    message=f"{write.device} was asked {track.asked_count} times for {write.target.point or asked} and does not show it; "
                     "it counts at what it shows; look at the machine",
                 ),
             )
@@ -408,7 +408,10 @@ class BankExecution:
         """Note that a write got no answer: it may land later."""
         notices = self.note_answered(write, was_taken=True, now_s=now_s)
         if write.device:
-            self._tracks[write.device].quarantined_until_s = now_s + quarantine_s
+            track = self._tracks[write.device]
+            track.quarantined_until_s = now_s + quarantine_s
+            # It may never have heard of it: this one counts in its own order only.
+            track.asks.note_asked(asked_of(self.spec.kind, write.target), math.inf)
         return notices
 
     def _is_resting(self, device: str) -> bool:
@@ -470,9 +473,10 @@ class BankExecution:
         """Return how many devices are read back at their targets."""
         return sum(self.is_held(device) for device in self._tracks)
 
-    def is_stuck(self, device: str) -> bool:
-        """Tell whether a device does not obey although it answers."""
-        return self._tracks[device].is_ignoring
+    def is_stuck(self, device: str, now_s: float) -> bool:
+        """Tell whether a device does not obey although it answers, and is not to be asked again yet."""
+        track = self._tracks[device]
+        return track.is_ignoring and now_s < track.next_try_s
 
     def view(self, device: str) -> DeviceView | None:
         """Return the newest reading of a device."""
@@ -501,7 +505,7 @@ class BankExecution:
                 reason = "ignored"
             else:
                 reason = "in_flight"
-            result.append(StragglerReport(device=device, reason=reason, attempt_count=track.attempts))
+            result.append(StragglerReport(device=device, reason=reason, attempt_count=track.asked_count))
         return tuple(result)
 
     def observed(self) -> tuple[PointOrder, ...]:
@@ -553,7 +557,7 @@ class BankExecution:
         is_resting_miner = self.spec.kind is Kind.ASIC and view.mode is Mode.STANDBY
         watts = 0.0 if is_resting_miner or view.enforced_w is None else view.enforced_w
         for point in self.spec.points:
-            if point.mode is view.mode and (is_resting_miner or _is_close(watts, point.power_w)):
+            if point.mode is view.mode and (is_resting_miner or is_close(watts, point.power_w)):
                 power_w = 0.0 if is_resting_miner else point.power_w
                 return Target(point=point.point, mode=view.mode, power_w=power_w, workload=workload)
         return Target(point="", mode=view.mode, power_w=watts, workload=workload)
@@ -579,10 +583,6 @@ class BankExecution:
         if self.spec.kind is not Kind.GPU:
             return ()
         return tuple(unit for unit in sorted(self._units) if self.is_released(unit))
-
-
-def _is_close(watts: float | None, wanted_w: float) -> bool:
-    return watts is not None and abs(watts - wanted_w) <= max(WATT_TOLERANCE_W, wanted_w * WATT_TOLERANCE_RATIO)
 
 
 def _is_same_aim(before: Target, after: Target) -> bool:
