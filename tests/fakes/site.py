@@ -1325,7 +1325,7 @@ class VirtualSite:
             if group is not None and not ledger.is_settled(name):
                 lines.append(f"   not settled: {self.engine.not_settled(group)}")
         lines += [
-            f"open: {f.story()} {f.direction} {f.watts} since {f.since_s - UNIX_ZERO_S + BOOTTIME_ZERO_S:.0f} "
+            f"open: {f.story()} {f.direction} {f.watts} since {f.since_s:.0f} "
             f"{self.engine.flips.refusals.get(f.id, '')}"
             for f in self.state.open_flips()
         ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swingbus_controller.domain.boot_axis import BootAxis, axis_at
 from swingbus_controller.domain.flip import (
     Direction,
     Flip,
@@ -16,6 +18,7 @@ from swingbus_controller.domain.flip import (
     WattState,
     desired_of,
     new_flip,
+    rebased,
     recover,
     step,
 )
@@ -38,6 +41,7 @@ from swingbus_controller.domain.flip_events import (
 from swingbus_controller.domain.points import WORKING_MODES, DeviceKind, Mode, OperatingPoint
 from swingbus_controller.domain.policy import FlipTimes
 
+BOOT = BootAxis(boot_id="b1", zero_unix_s=1.7e9)
 POINTS = (
     OperatingPoint(name="inference", mode=Mode.INFERENCE, claim_w=750.0, draw_w=650.0, output=1.0),
     OperatingPoint(name="inference-low", mode=Mode.INFERENCE, claim_w=535.0, draw_w=450.0, output=0.87),
@@ -74,7 +78,7 @@ def flips(draw: st.DrawFn) -> Flip:
     origin, aim = draw(st.permutations(points))[:2]
     return new_flip(
         id="f", bank="b", kind=kind, count=1 if kind is DeviceKind.GPU else 3, origin=origin, aim=aim, reason="r",
-        unit_ids=("u",) if kind is DeviceKind.GPU else (), author="a", now_s=0.0, times=FlipTimes(),
+        unit_ids=("u",) if kind is DeviceKind.GPU else (), author="a", now_s=0.0, axis=BOOT, times=FlipTimes(),
         is_safety=aim.claim_w < origin.claim_w and draw(st.booleans()),
     )  # fmt: skip
 
@@ -179,3 +183,25 @@ def test_every_flip_ends_with_one_tenant_at_most(flip: Flip, seed: int, reliabil
         assert flip.phase is Phase.ACTIVE, flip.story()
     if flip.phase is Phase.ACTIVE:
         assert world.tenant.mode is flip.aim.mode or flip.aim.mode is Mode.STANDBY
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    flip=flips(),
+    numbers=st.lists(st.integers(0, EVENTS - 1), max_size=10),
+    now_s=st.floats(0.0, 1e6),
+    now_unix_s=st.floats(0.0, 4e9),
+)
+def test_rebasing_keeps_every_span_and_nothing_begins_in_the_future(
+    flip: Flip, numbers: list[int], now_s: float, now_unix_s: float
+) -> None:
+    """Whatever the wall clock says after a reboot: no phase gets longer or shorter, and a second rebase changes nothing."""
+    for at, number in enumerate(numbers):
+        with suppress(InvalidTransition):
+            flip, _ = step(flip, make_event(number, float(at)))
+    after = axis_at("b2", now_s=now_s, now_unix_s=now_unix_s)
+    again = rebased(flip, after, now_s=now_s)
+    assert again.since_s <= now_s + 1e-3
+    assert abs((again.deadline_s - again.since_s) - (flip.deadline_s - flip.since_s)) < 1e-3
+    assert (again.phase, again.watts, again.evidence) == (flip.phase, flip.watts, flip.evidence)
+    assert rebased(again, axis_at("b2", now_s=now_s + 5.0, now_unix_s=0.0), now_s=now_s + 5.0) == again

@@ -17,6 +17,7 @@ from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.protecting import free_devices, shed_steps
 from swingbus_controller.app.recording import bank_subject
 from swingbus_controller.domain.bank import BankState
+from swingbus_controller.domain.boot_axis import axis_at
 from swingbus_controller.domain.budget_events import LimitRemoved
 from swingbus_controller.domain.curtailment import OVER, Curtailment, CurtailmentState
 from swingbus_controller.domain.directives import Answered, Lockout, Pin
@@ -328,7 +329,7 @@ class Commands:
             raise WrongState(f"{bank} is {state.value}: a flip needs its agent.", reason="BANK_UNAVAILABLE")
         if bank in self._state.lockouts:
             raise Forbidden(f"{bank} is locked out by {self._state.lockouts[bank].author}.", reason="LOCKED_OUT")
-        now_unix_s = self._clock.now().timestamp()
+        now_s, now_unix_s = self._clock.boottime_s(), self._clock.now().timestamp()
         pin = self._state.pins.get(bank)
         if pin is not None and pin.holds(now_unix_s):
             raise WrongState(
@@ -364,7 +365,8 @@ class Commands:
             aim=aim,
             reason=order.reason,
             author=order.author,
-            now_s=now_unix_s,
+            now_s=now_s,
+            axis=axis_at(self._state.ledger.boot_id, now_s=now_s, now_unix_s=now_unix_s),
             times=self._state.site.policy.times,
             unit_ids=tuple(str(u) for u in units[: count // size]),
         )
@@ -389,7 +391,7 @@ class Commands:
                 found,
                 author=order.author,
                 reason=order.reason,
-                now_unix_s=self._clock.now().timestamp(),
+                now_s=self._clock.boottime_s(),
                 beside=[self._answer(order, flip)],
             )
         except InvalidTransition as error:

@@ -31,6 +31,7 @@ from swingbus_controller.app.recording import Recorder, bank_subject
 from swingbus_controller.app.sensing import Senses, ledger_report
 from swingbus_controller.domain import orders
 from swingbus_controller.domain.admission import Admission
+from swingbus_controller.domain.boot_axis import axis_at
 from swingbus_controller.domain.budget import Hearing
 from swingbus_controller.domain.budget_events import (
     ControllerStarted,
@@ -51,6 +52,7 @@ from swingbus_controller.domain.decisions import (
     shows_newer_grant,
 )
 from swingbus_controller.domain.flip import WattState
+from swingbus_controller.domain.flip import rebased as rebased_flip
 from swingbus_controller.domain.frames import AgentInventory, BatchFrame
 from swingbus_controller.domain.guard import exceeded_groups, guard
 from swingbus_controller.domain.limits import Limit
@@ -130,6 +132,14 @@ class SiteEngine:
             if moved != order:
                 entries.append(self._curtailment_entry(moved, "curtailment_rebased"))
                 entries.append(self.limit_entry(moved.feeder, moved.limit(), author=moved.author))
+        axis = axis_at(self._boot_id, now_s=now_s, now_unix_s=now_unix_s)
+        for flip in self.state.open_flips():
+            on_axis = rebased_flip(flip, axis, now_s=now_s)
+            if on_axis != flip:
+                words = f"flip {flip.id} of {flip.bank} goes on after a reboot"
+                entries.append(
+                    self.recorder.entry("flip_rebased", f"flips/{flip.id}", words, payload=payload("flip", on_axis))
+                )
         self.recorder.record(*entries)
 
     # What comes in.
@@ -284,7 +294,7 @@ class SiteEngine:
             self._protect(now_s, now_unix_s)
             self._adopt(now_s, now_unix_s)
             self._settle(now_s)
-            self.flips.tick(now_s, now_unix_s)
+            self.flips.tick(now_s)
             self._curtail(now_s, now_unix_s)
         if self.state.authority is not Authority.OBSERVE and now_s - self._planned_s >= self._plan_period_s:
             self._plan(now_s, now_unix_s)
@@ -325,9 +335,7 @@ class SiteEngine:
                 is_held = is_retractable(flip) and flip.watts is WattState.HELD
                 is_due = is_last or growth_rank(flip) < (LAST_MINING_RANK, 0.0)
                 if is_held and is_due and self._is_over(name, newest.grant_w):
-                    self.flips.cancel(
-                        flip, author="guard", reason="the limit no longer holds its watts", now_unix_s=now_unix_s
-                    )
+                    self.flips.cancel(flip, author="guard", reason="the limit no longer holds its watts", now_s=now_s)
             self._flip_count += 1
             self.flips.begin(
                 fitting_flips(
@@ -336,6 +344,7 @@ class SiteEngine:
                     newest.grant_w,
                     flip_id=f"s-{self.state.ledger.epoch}-{self._flip_count}-",
                     reason=f"grant cut to {newest.grant_w / 1000:.1f} kW: {newest.reason}",
+                    now_s=now_s,
                     now_unix_s=now_unix_s,
                     up_to=rank,
                 )
@@ -445,7 +454,9 @@ class SiteEngine:
             return
         self._flip_count += 1
         flip_id = f"f-{self.state.ledger.epoch}-{self._flip_count}-"
-        self.flips.begin(begun_flips(self.state, self.plan, self.admission, flip_id=flip_id, now_unix_s=now_unix_s))
+        self.flips.begin(
+            begun_flips(self.state, self.plan, self.admission, flip_id=flip_id, now_s=now_s, now_unix_s=now_unix_s)
+        )
 
     def _reported_holdings(self) -> dict[str, Holdings]:
         """Return where machines say they are, dwell long served: enough for a plan to look at."""

@@ -80,38 +80,38 @@ class FlipRunner:
             self._recorder.record(*begun, *beside)
 
     def cancel(
-        self, flip: Flip, *, author: str, reason: str, now_unix_s: float, beside: Sequence[JournalEntry] = ()
+        self, flip: Flip, *, author: str, reason: str, now_s: float, beside: Sequence[JournalEntry] = ()
     ) -> Flip:
         """Undo an open flip; raises InvalidTransition where that is not possible."""
-        event = Cancelled(event_id=self._event_id(flip), at_s=now_unix_s, author=author, reason=reason)
+        event = Cancelled(event_id=self._event_id(flip), at_s=now_s, author=author, reason=reason)
         return self._take(flip, event, author=author, beside=beside)
 
-    def tick(self, now_s: float, now_unix_s: float) -> None:
+    def tick(self, now_s: float) -> None:
         """Feed every open flip, then settle what their watts need."""
         for _ in range(MAX_STEPS_PER_TICK):
             # Every flip is looked at in every pass: no short circuit.
-            moved_count = sum(self._advance(flip, now_unix_s) for flip in self._state.open_flips())
+            moved_count = sum(self._advance(flip, now_s) for flip in self._state.open_flips())
             if not moved_count:
                 break
         for name in self._state.holdings:
             if self._state.ledger.newest_grant(name) is not None:
-                self._hold_watts(self._state.models[name], now_s, now_unix_s)
-        self._clear_charges(now_unix_s)
+                self._hold_watts(self._state.models[name], now_s)
+        self._clear_charges()
 
     # One flip.
 
-    def _advance(self, flip: Flip, now_unix_s: float) -> bool:
+    def _advance(self, flip: Flip, now_s: float) -> bool:
         model = self._state.models[flip.bank]
         if flip.id in self._unrecovered:
-            return self._recover(model, flip, now_unix_s)
+            return self._recover(model, flip, now_s)
         seen = self._sighting(model, flip)
         if seen is not None:
-            event = evidence_for(model, flip, seen, event_id=self._event_id(flip), now_s=now_unix_s)
+            event = evidence_for(model, flip, seen, event_id=self._event_id(flip), now_s=now_s)
             if event is not None and self._try(flip, event):
                 return True
-        if is_due(flip, now_unix_s):
+        if is_due(flip, now_s):
             done = 0 if seen is None else followers_count(model, flip, seen)
-            return self._try(flip, PhaseTimedOut(event_id=self._event_id(flip), at_s=now_unix_s, done_count=done))
+            return self._try(flip, PhaseTimedOut(event_id=self._event_id(flip), at_s=now_s, done_count=done))
         return False
 
     def _try(self, flip: Flip, event: FlipEvent) -> bool:
@@ -134,7 +134,7 @@ class FlipRunner:
         model = self._state.models[flip.bank]
         entries = [self._entry(moved, author=author), *beside]
         if moved.is_over:
-            held = finish(model, self._state.holdings[flip.bank], moved, moved.since_s)
+            held = finish(model, self._state.holdings[flip.bank], moved, entries[0].at_unix_s)
             if held != self._state.holdings[flip.bank]:
                 words = f"{flip.bank} after flip {flip.id}"
                 entries.append(
@@ -144,11 +144,11 @@ class FlipRunner:
             self.refusals.pop(flip.id, None)
         self._recorder.record(*entries)
 
-    def _recover(self, model: BankModel, flip: Flip, now_unix_s: float) -> bool:
+    def _recover(self, model: BankModel, flip: Flip, now_s: float) -> bool:
         heard = self._report_of(model.name)
         newest = self._state.ledger.newest_grant(model.name)
         if heard is None or newest is None:
-            if not is_due(flip, now_unix_s):
+            if not is_due(flip, now_s):
                 return False
             # Its agent stays silent: the flip gets one more deadline without being seen, and then ends.
             held_w, tenant_mode = self._state.ledger.claim_w(model.name), None
@@ -159,7 +159,7 @@ class FlipRunner:
         without = needed_w(model, self._state.holdings[model.name], [f for f in flips if f.id != flip.id])
         has_watts = held_w >= without - flip.count * flip.origin.claim_w + flip.claim_w - TOLERANCE_W
         seen = Observation(tenant_mode=tenant_mode, has_watts=has_watts)
-        moved, _ = recover(flip, seen, event_id=self._event_id(flip), now_s=now_unix_s)
+        moved, _ = recover(flip, seen, event_id=self._event_id(flip), now_s=now_s)
         self._unrecovered.discard(flip.id)
         self._keep(flip, moved)
         return True
@@ -200,7 +200,7 @@ class FlipRunner:
 
     # A bank's watts.
 
-    def _hold_watts(self, model: BankModel, now_s: float, now_unix_s: float) -> None:
+    def _hold_watts(self, model: BankModel, now_s: float) -> None:
         ledger = self._state.ledger
         newest = ledger.newest_grant(model.name)
         assert newest is not None
@@ -211,7 +211,7 @@ class FlipRunner:
             chosen = asked[:count]
             target_w = base_w + sum(f.claim_delta_w for f in chosen)
             if target_w <= newest.grant_w + TOLERANCE_W:
-                self._tell_held(chosen, now_unix_s)
+                self._tell_held(chosen, now_s)
                 return
             conditions = GrowthConditions(
                 starts_count=sum(f.count for f in chosen if f.aim.mode in WORKING_MODES),
@@ -221,7 +221,7 @@ class FlipRunner:
             decision = decide_grow(ledger, model.name, target_w, conditions, now_s)
             if isinstance(decision, GrantIssued):
                 self._recorder.record(self._recorder.budget(decision))
-                self._tell_held(chosen, now_unix_s)
+                self._tell_held(chosen, now_s)
                 return
             for flip in chosen:
                 self.refusals[flip.id] = f"{decision.reason.value}: {decision.detail}"
@@ -259,12 +259,12 @@ class FlipRunner:
         metered_w = ledger.meters[group].upper_w() or 0.0
         return metered_w <= watts * ledger.tree.loss_factor(model.declared.feeder, group) + TOLERANCE_W
 
-    def _tell_held(self, flips: list[Flip], now_unix_s: float) -> None:
+    def _tell_held(self, flips: list[Flip], now_s: float) -> None:
         for flip in flips:
             self.refusals.pop(flip.id, None)
-            self._try(flip, WattsHeld(event_id=self._event_id(flip), at_s=now_unix_s))
+            self._try(flip, WattsHeld(event_id=self._event_id(flip), at_s=now_s))
 
-    def _clear_charges(self, now_unix_s: float) -> None:
+    def _clear_charges(self) -> None:
         """Drop the charge of failed flips once every device of the bank is read back where it shall be."""
         for name, holdings in list(self._state.holdings.items()):
             heard = self._report_of(name)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from swingbus_controller.domain.admission import Admission, admit, flip_of
 from swingbus_controller.domain.bank import BankState
+from swingbus_controller.domain.boot_axis import axis_at
 from swingbus_controller.domain.flip import Flip, step
 from swingbus_controller.domain.flip_events import Begun
 from swingbus_controller.domain.limits import Limit, lowest_limit_w
@@ -194,7 +195,9 @@ def make_plan(
     return made, admit(made, view, now_unix_s)
 
 
-def begun_flips(state: SiteState, made: Plan, admission: Admission, *, flip_id: str, now_unix_s: float) -> list[Flip]:
+def begun_flips(
+    state: SiteState, made: Plan, admission: Admission, *, flip_id: str, now_s: float, now_unix_s: float
+) -> list[Flip]:
     """Return the admitted moves as flips that have begun, in the order in which they are to be carried out."""
     views = {b.bank: b for b in made.view.banks}
     flips: list[Flip] = []
@@ -204,9 +207,10 @@ def begun_flips(state: SiteState, made: Plan, admission: Admission, *, flip_id: 
             views[admitted.move.bank],
             id=f"{flip_id}{number}",
             author="planner",
-            now_s=now_unix_s,
+            now_s=now_s,
+            axis=axis_at(state.ledger.boot_id, now_s=now_s, now_unix_s=now_unix_s),
             times=state.site.policy.times,
         )
-        begun, _ = step(flip, Begun(event_id=f"{flip.id}.begun", at_s=now_unix_s))
+        begun, _ = step(flip, Begun(event_id=f"{flip.id}.begun", at_s=now_s))
         flips.append(begun)
     return flips

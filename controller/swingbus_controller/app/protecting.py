@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from swingbus_controller.domain.boot_axis import axis_at
 from swingbus_controller.domain.flip import Direction, Flip, WattState, new_flip
 from swingbus_controller.domain.guard import ShedStep
 from swingbus_controller.domain.placement import BankModel, Holdings, charged_w, needed_w
@@ -164,6 +165,7 @@ def fitting_flips(
     *,
     flip_id: str,
     reason: str,
+    now_s: float,
     now_unix_s: float,
     up_to: int = LAST_RANK,
 ) -> list[Flip]:
@@ -195,7 +197,8 @@ def fitting_flips(
                 aim=rung.to,
                 reason=reason,
                 author="guard",
-                now_s=now_unix_s,
+                now_s=now_s,
+                axis=axis_at(state.ledger.boot_id, now_s=now_s, now_unix_s=now_unix_s),
                 times=state.site.policy.times,
                 unit_ids=tuple(str(u) for u in rung.units[: count // size]),
                 is_safety=True,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .boot_axis import BootAxis
 from .flip import Flip, new_flip
 from .packing import EPSILON_W, Headroom
 from .plan import PLANNABLE, Authority, Availability, BankView, Move, Plan, PlanView, Reason
@@ -131,7 +132,9 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
     )
 
 
-def flip_of(admitted: AdmittedFlip, bank: BankView, *, id: str, author: str, now_s: float, times: FlipTimes) -> Flip:
+def flip_of(
+    admitted: AdmittedFlip, bank: BankView, *, id: str, author: str, now_s: float, axis: BootAxis, times: FlipTimes
+) -> Flip:
     """Make the flip of an admitted part, still PLANNED: journal it, then send it `Begun`."""
     return new_flip(
         id=id,
@@ -144,6 +147,7 @@ def flip_of(admitted: AdmittedFlip, bank: BankView, *, id: str, author: str, now
         reason=f"{admitted.move.reason}: {admitted.move.detail}",
         author=author,
         now_s=now_s,
+        axis=axis,
         times=times,
         is_safety=admitted.is_safety,
     )

@@ -18,6 +18,9 @@ undo fails too, the unit is asked to rest, stays charged in full, and the flip i
 for an undo would draw watts that are not there: it presses on and then FAILS, charged, so that the guard finds others.
 Watts are counted at the larger of both points until the flip is over: the road back is always paid for.
 
+Times are seconds of the controller's CLOCK_BOOTTIME, on the flip's own axis: a jump of the wall clock neither ends nor prolongs a phase,
+and a restart in the same boot goes on.
+
 Invariants: from the first instruction to the end a unit has at most one tenant (`desired_of` names it); a flip that is over
 emits nothing more; `step` either moves, or raises `InvalidTransition` with the story so far.
 """
@@ -29,6 +32,7 @@ from enum import StrEnum
 
 from swingbus.faults import InvalidInput, WrongState
 
+from .boot_axis import WALL, BootAxis
 from .flip_events import (
     Applied,
     Begun,
@@ -122,6 +126,7 @@ class Flip:
         evidence: what has been shown in the present phase.
         undo_cause: why it is being undone.
         missed_count: devices of an ASIC flip left out on the way because they did not follow.
+        axis: the boot that every time in here counts from; a record without one has Unix seconds.
     """
 
     id: str
@@ -145,6 +150,7 @@ class Flip:
     undo_cause: str | None = None
     missed_count: int = 0
     history: tuple[HistoryEntry, ...] = ()
+    axis: BootAxis = WALL
 
     @property
     def is_mode_flip(self) -> bool:
@@ -236,6 +242,7 @@ def new_flip(
     reason: str,
     author: str,
     now_s: float,
+    axis: BootAxis,
     times: FlipTimes,
     unit_ids: tuple[str, ...] = (),
     is_safety: bool = False,
@@ -248,6 +255,7 @@ def new_flip(
     flip = Flip(
         id=id, bank=bank, kind=kind, unit_ids=unit_ids, count=count, origin=origin, aim=aim, reason=reason, author=author,
         created_at_s=now_s, times=times, is_safety=is_safety, since_s=now_s, deadline_s=now_s + times.planned_s,
+        axis=axis,
     )  # fmt: skip
     flip.validate()
     return flip
@@ -277,6 +285,24 @@ def desired_of(flip: Flip) -> tuple[OperatingPoint, Tenancy]:
             return flip.source, Tenancy.STOP if flip.has_tenant_to_drain else Tenancy.RUN
         case Phase.STARTING | Phase.VERIFYING:
             return flip.destination, Tenancy.RUN
+
+
+def rebased(flip: Flip, axis: BootAxis, *, now_s: float) -> Flip:
+    """Return the flip on this boot's axis: after a reboot only the wall clock connects the two.
+
+    A wall clock that was set back meanwhile must not put the phase's beginning into the future, where no evidence would count.
+    """
+    if flip.axis.boot_id == axis.boot_id:
+        return flip
+    shift_s = min(flip.axis.zero_unix_s - axis.zero_unix_s, now_s - flip.since_s)
+    return replace(
+        flip,
+        axis=axis,
+        created_at_s=flip.created_at_s + shift_s,
+        since_s=flip.since_s + shift_s,
+        deadline_s=flip.deadline_s + shift_s,
+        history=tuple(replace(entry, at_s=entry.at_s + shift_s) for entry in flip.history),
+    )
 
 
 def is_due(flip: Flip, now_s: float) -> bool:

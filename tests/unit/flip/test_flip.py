@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swingbus.faults import InvalidInput
+from swingbus_controller.domain.boot_axis import BootAxis, axis_at
 from swingbus_controller.domain.flip import (
     Direction,
     Flip,
@@ -15,6 +16,7 @@ from swingbus_controller.domain.flip import (
     desired_of,
     is_due,
     new_flip,
+    rebased,
     recover,
     step,
 )
@@ -41,7 +43,9 @@ from swingbus_controller.domain.flip_events import (
 )
 from swingbus_controller.domain.points import DeviceKind, Mode, OperatingPoint
 from swingbus_controller.domain.policy import FlipTimes
+from swingbus_controller.domain.records import build, plain
 
+BOOT = BootAxis(boot_id="b1", zero_unix_s=1_700_000_000.0)
 INFERENCE = OperatingPoint(name="inference", mode=Mode.INFERENCE, claim_w=750.0, draw_w=650.0, output=1.0)
 LOW = OperatingPoint(name="inference-low", mode=Mode.INFERENCE, claim_w=535.0, draw_w=450.0, output=0.87)
 GPU_MINE = OperatingPoint(name="gpu-mine", mode=Mode.MINING, claim_w=430.0, draw_w=380.0, output=1.0)
@@ -61,7 +65,8 @@ def make_flip(
     """Return a flip, still PLANNED."""
     return new_flip(
         id="flips/1", bank="g0", kind=kind, count=count, unit_ids=("g0/u0",) if kind is DeviceKind.GPU else (),
-        origin=origin, aim=aim, reason="test", author="planner", now_s=0.0, times=FlipTimes(), is_safety=is_safety,
+        origin=origin, aim=aim, reason="test", author="planner", now_s=0.0, axis=BOOT, times=FlipTimes(),
+        is_safety=is_safety,
     )  # fmt: skip
 
 
@@ -297,3 +302,37 @@ def test_recovery_without_sight_waits_and_repeats_its_wishes() -> None:
     again, told = recover(flip, Observation(tenant_mode=None), event_id="boot", now_s=50.0)
     assert again.phase is Phase.PLANNED and again.deadline_s == 650.0
     assert [type(i) for i in told] == [SetDesired, RequestWatts]
+
+
+def test_restart_in_the_same_boot_leaves_the_times_alone() -> None:
+    """The wall clock may have jumped: the boot's clock has not."""
+    flip, _ = run(make_flip(GPU_MINE, INFERENCE), Begun, WattsHeld)
+    assert rebased(flip, axis_at("b1", now_s=50.0, now_unix_s=5.0), now_s=50.0) == flip
+
+
+def test_reboot_puts_the_times_on_the_new_axis() -> None:
+    """The phase began and ends at the same moments of the wall clock as before."""
+    flip, _ = run(make_flip(GPU_MINE, INFERENCE), Begun, WattsHeld)
+    after = axis_at("b2", now_s=30.0, now_unix_s=BOOT.unix_s(90.0))
+    again = rebased(flip, after, now_s=30.0)
+    assert after.unix_s(again.deadline_s) == BOOT.unix_s(flip.deadline_s)
+    assert (again.since_s, again.created_at_s) == (flip.since_s - 60.0, -60.0)
+    assert [e.at_s for e in again.history] == [e.at_s - 60.0 for e in flip.history]
+    assert rebased(again, axis_at("b2", now_s=40.0, now_unix_s=0.0), now_s=40.0) == again
+
+
+def test_reboot_with_the_wall_clock_set_back_leaves_no_phase_in_the_future() -> None:
+    """Evidence of now must count: the phase begins now at the latest and has its whole time."""
+    flip, _ = run(make_flip(GPU_MINE, INFERENCE), Begun, WattsHeld)
+    again = rebased(flip, axis_at("b2", now_s=30.0, now_unix_s=0.0), now_s=30.0)
+    assert (again.since_s, again.deadline_s) == (30.0, 30.0 + flip.deadline_s - flip.since_s)
+    assert step(again, Drained(event_id="d", at_s=31.0))[0].phase is Phase.RELEASED
+
+
+def test_record_without_an_axis_has_unix_seconds() -> None:
+    """What an older program recorded is read, and rebased at the first start."""
+    record = plain(make_flip(GPU_MINE, INFERENCE))
+    del record["axis"]
+    record |= {"created_at_s": BOOT.unix_s(5.0), "since_s": BOOT.unix_s(5.0), "deadline_s": BOOT.unix_s(605.0)}
+    again = rebased(build(Flip, record), BOOT, now_s=20.0)
+    assert (again.created_at_s, again.since_s, again.deadline_s) == (5.0, 5.0, 605.0)

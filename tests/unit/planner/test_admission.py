@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from swingbus_controller.domain.admission import RefusalCode, admit, flip_of
+from swingbus_controller.domain.boot_axis import WALL
 from swingbus_controller.domain.flip import Phase
 from swingbus_controller.domain.plan import Authority, Availability, Holding, PlanView
 from swingbus_controller.domain.planner import plan
@@ -88,7 +89,7 @@ def test_admitted_part_becomes_a_planned_flip() -> None:
     view = swing()
     admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
     part = admission.admitted[1]
-    flip = flip_of(part, view.banks[1], id="flips/9", author="planner", now_s=NOW_S, times=FlipTimes())
+    flip = flip_of(part, view.banks[1], id="flips/9", author="planner", now_s=NOW_S, axis=WALL, times=FlipTimes())
     assert (flip.phase, flip.count, flip.claim_delta_w) == (Phase.PLANNED, 1, 320.0)
     assert flip.reason.startswith("demand: h100 inference pays 2.35")
 
