@@ -19,24 +19,24 @@ import structlog
 from swingbus.clock import Clock
 from swingbus.faults import InvalidInput, SwingbusError
 from swingbus_agent.app.bank_report import bank_report
+from swingbus_agent.app.kept_bank import KeptBank, candidate_name
 from swingbus_agent.domain import grant as grant_words
 from swingbus_agent.domain import order_record
-from swingbus_agent.domain.counting import base_w, device_counted_w, feeder_w, overhead_ratio
-from swingbus_agent.domain.execution import BankExecution
+from swingbus_agent.domain.counting import base_w, feeder_w, overhead_ratio
+from swingbus_agent.domain.drawing import sure_draw_w
 from swingbus_agent.domain.governor import GovernedBank, Governor, GovernorSettings, Verdict
 from swingbus_agent.domain.grant import BankGrant, Desired, DurableState, MarkerLog
 from swingbus_agent.domain.orders import (
     AdoptOrder,
     AgentOrder,
     AgentReport,
-    BankCounting,
     BankOrder,
     Mode,
     RenewalReply,
     Urgency,
 )
-from swingbus_agent.domain.readings import BankSpec, Condition, Kind
-from swingbus_agent.domain.selection import Candidate, Target, check_order, choose, fit
+from swingbus_agent.domain.readings import BankSpec, Condition
+from swingbus_agent.domain.selection import Target, check_order, choose, fit
 from swingbus_agent.domain.views import DeviceView, ExecutionTimes, Notice, Verb, Write
 from swingbus_agent.ports.bank import BankReading, Taking, WriteAnswer
 from swingbus_agent.ports.state import StateStore
@@ -58,35 +58,6 @@ class StewardSettings:
     shed_kw_per_s: Mapping[str, float]  # by bank
 
 
-class _Bank:
-    """What the steward keeps of one bank."""
-
-    __slots__ = (
-        "aims",
-        "counting",
-        "execution",
-        "fallen",
-        "first_look_s",
-        "floor_w",
-        "is_seen",
-        "order",
-        "spec",
-        "stuck",
-    )
-
-    def __init__(self, spec: BankSpec, times: ExecutionTimes) -> None:
-        self.spec = spec
-        self.execution = BankExecution(spec, times)
-        self.counting: BankCounting | None = None
-        self.order: BankOrder | None = None
-        self.aims: dict[str, Target] = {}
-        self.fallen: dict[str, Target] | None = None
-        self.stuck: frozenset[str] = frozenset()
-        self.floor_w = 0.0
-        self.first_look_s: float | None = None
-        self.is_seen = False
-
-
 class Steward:
     """Orders in, writes and reports out."""
 
@@ -96,7 +67,7 @@ class Steward:
         self._store = store
         self._boot_id = boot_id
         self.instance_uid = uuid4().hex
-        self._banks: dict[str, _Bank] = {}
+        self._banks: dict[str, KeptBank] = {}
         self._kept = order_record.KeptOrder()
         self._durable: DurableState | None = None
         self._governor: Governor | None = None
@@ -138,7 +109,7 @@ class Steward:
             )
         return self._governor
 
-    def _shape(self, bank: _Bank) -> GovernedBank:
+    def _shape(self, bank: KeptBank) -> GovernedBank:
         """Return a bank as the governor counts it; without the site's counting nothing is known, so nothing may rise."""
         order, counting = bank.order, bank.counting
         now_s, now_unix_s = self._clock.boottime_s(), self._clock.now().timestamp()
@@ -162,11 +133,11 @@ class Steward:
             schedule=tuple(sorted(steps, key=lambda step: step.from_s)),
         )
 
-    def _bank(self, spec: BankSpec) -> _Bank:
+    def _bank(self, spec: BankSpec) -> KeptBank:
         bank = self._banks.get(spec.bank)
         names = [device.device for device in spec.devices]
         if bank is None or [device.device for device in bank.spec.devices] != names:
-            bank = self._banks[spec.bank] = _Bank(spec, self._settings.times)
+            bank = self._banks[spec.bank] = KeptBank(spec, self._settings.times)
             bank.counting = next((each for each in self._kept.counting if each.bank == spec.bank), None)
             if self._kept.order is not None:
                 bank.order = next((each for each in self._kept.order.banks if each.bank == spec.bank), None)
@@ -205,7 +176,7 @@ class Steward:
             self._choose(bank)
         return notices
 
-    def _has_looked(self, bank: _Bank, reading: BankReading, now_s: float) -> bool:
+    def _has_looked(self, bank: KeptBank, reading: BankReading, now_s: float) -> bool:
         """Tell whether the bank is seen well enough to count: a first look that misses machines would count too little."""
         if bank.first_look_s is None:
             bank.first_look_s = now_s
@@ -213,23 +184,31 @@ class Steward:
             bank.is_seen = True
         return bank.is_seen or now_s - bank.first_look_s >= _FIRST_LOOK_S
 
-    def _watch_draw(self, bank: _Bank, views: Sequence[DeviceView], why: str, now_s: float) -> tuple[Notice, ...]:
+    def _watch_draw(self, bank: KeptBank, views: Sequence[DeviceView], why: str, now_s: float) -> tuple[Notice, ...]:
         """Compare what devices say they draw with the grant, once everything of it is read back."""
-        counting, applied = bank.counting, self.governor.report(bank.spec.bank, now_s).applied
-        if counting is None or applied is None or why != "granted":
+        counting, is_applied = bank.counting, self.governor.report(bank.spec.bank, now_s).applied is not None
+        if counting is None or bank.first_look_s is None or not is_applied or why != "granted":
             return ()
-        if now_s - applied.at_s < self._settings.times.verify_s:
-            return ()  # what was told to rest may still be ramping down, and firmware reports watts seconds late
-        watts = [view.power_w for view in views]
-        upper_w = feeder_w(counting, [each for each in watts if each is not None])
-        self.governor.observe_draw(bank.spec.bank, upper_w, now_s)
+        counted = bank.execution.counted(counting)
+        sure_w = [
+            sure_draw_w(
+                view,
+                counted_w=counted[view.device],
+                # What an earlier run of the agent wrote last is not known.
+                told_s=max(bank.first_look_s, bank.execution.last_write_s(view.device)),
+                delay_s=self._settings.quarantine_s,
+            )
+            for view in views
+        ]
+        drawn_w = feeder_w(counting, sure_w)
+        self.governor.observe_draw(bank.spec.bank, drawn_w, now_s)
         if self.governor.allowance(bank.spec.bank, now_s).why != "trimmed":
             return ()
         return (
             Notice(
                 kind="bank_shed_unasked",
                 device="",
-                message=f"bank {bank.spec.bank} drew {upper_w:.0f} W at the feeder, above its grant, in two samples: it sheds "
+                message=f"bank {bank.spec.bank} drew {drawn_w:.0f} W at the feeder, above its grant, in two samples: it sheds "
                 "until a newer grant; look for a machine that draws more than it was told",
             ),
         )
@@ -401,58 +380,21 @@ class Steward:
 
     # Targets.
 
-    def _choose(self, bank: _Bank) -> None:
+    def _choose(self, bank: KeptBank) -> None:
         """Choose machines for the order in force."""
         order = bank.order
         if order is None or bank.counting is None or not self._settings.writes:
             return
-        candidates = self._candidates(bank, order)
+        candidates = bank.candidates(self._shed_kw_per_s(bank))
         if order.locked_out:
             rest = Target(point="", mode=Mode.STANDBY, power_w=bank.floor_w)
             chosen = {each.name: rest for each in candidates if not each.is_fixed}
         else:
             chosen = choose(order.points, candidates, unit_size=bank.spec.unit_size, urgency=order.urgency)
-        bank.aims = self._spread(bank, chosen)
+        bank.aims = bank.spread(chosen)
 
-    def _spread(self, bank: _Bank, chosen: Mapping[str, Target]) -> dict[str, Target]:
-        """Return targets by device; a GPU that rests without a limit of its own gets the least one."""
-        result: dict[str, Target] = {}
-        for device in bank.spec.devices:
-            target = chosen.get(_candidate_name(bank.spec, device.device, device.unit))
-            if target is not None:
-                if bank.spec.kind is Kind.GPU and target.power_w <= 0 and bank.floor_w > 0:
-                    target = replace(target, power_w=bank.floor_w)
-                result[device.device] = target
-        return result
-
-    def _candidates(self, bank: _Bank, order: BankOrder | None) -> list[Candidate]:
-        locked = set() if order is None else set(order.locked_devices)
-        groups: dict[str, list[tuple[str, int]]] = {}
-        for device in bank.spec.devices:
-            name = _candidate_name(bank.spec, device.device, device.unit)
-            groups.setdefault(name, []).append((device.device, device.unit))
-        result: list[Candidate] = []
-        for name, members in groups.items():
-            devices = [device for device, _ in members]
-            is_stuck = any(device in bank.stuck for device in devices)
-            is_fixed = is_stuck or any(device in locked for device in devices)
-            seen = bank.execution.seen(devices[0])
-            current = seen if is_fixed else bank.aims.get(devices[0], seen)
-            view = bank.execution.view(devices[0])
-            result.append(
-                Candidate(
-                    name=name,
-                    unit=members[0][1],
-                    current=current,
-                    j_per_th=bank.execution.efficiency_j_per_th(devices[0]),
-                    # Where nothing is proven, machines of one class fall alike: the one that draws most gives most.
-                    shed_kw_per_s=self._settings.shed_kw_per_s.get(bank.spec.bank, 0.0)
-                    or (0.0 if view is None or view.power_w is None else view.power_w / 1000.0),
-                    is_answering=view is not None and view.condition.name == "OK",
-                    is_fixed=is_fixed,
-                )
-            )
-        return result
+    def _shed_kw_per_s(self, bank: KeptBank) -> float:
+        return self._settings.shed_kw_per_s.get(bank.spec.bank, 0.0)
 
     def targets(self, name: str) -> dict[str, Target]:
         """Return what each device shall do now: the order's choice, or less where the governor allows less."""
@@ -467,12 +409,12 @@ class Steward:
             bank.fallen = None
         else:
             # Never upward by itself: what rests stays at rest, whatever the last order said.
-            base = self._lowered(bank)
+            base = bank.lowered()
         if math.isinf(allowance.watts) or allowance.why == "lost":
             return base  # nothing may rise; how far it must fall nobody has said
-        candidates = self._candidates(bank, bank.order)
+        candidates = bank.candidates(self._shed_kw_per_s(bank))
         by_name = {
-            _candidate_name(bank.spec, d.device, d.unit): base[d.device] for d in bank.spec.devices if d.device in base
+            candidate_name(bank.spec, d.device, d.unit): base[d.device] for d in bank.spec.devices if d.device in base
         }
         counted = bank.execution.counted(counting)
         fixed_w = sum(
@@ -489,28 +431,9 @@ class Steward:
             floor_w=bank.floor_w,
             fixed_devices_w=fixed_w,
         )
-        result = self._spread(bank, fitted)
+        result = bank.spread(fitted)
         if allowance.why not in ("granted", "trimmed"):
             bank.fallen = result
-        return result
-
-    def _lowered(self, bank: _Bank) -> dict[str, Target]:
-        """Return, per device, the lesser of what it was told and what it does; sticky while the grant is over."""
-        if bank.fallen is not None:
-            return dict(bank.fallen)
-        result: dict[str, Target] = {}
-        locked = set() if bank.order is None else set(bank.order.locked_devices)
-        counting = bank.counting
-        if counting is None:
-            return result
-        for device in bank.spec.devices:
-            aim, seen = bank.aims.get(device.device), bank.execution.seen(device.device)
-            options = [target for target in (seen, aim) if target is not None]
-            if device.device in locked or not options:
-                continue
-            result[device.device] = min(
-                options, key=lambda t: device_counted_w(counting, bank.spec.kind, t.mode, t.power_w or None)
-            )
         return result
 
     # Writes.
@@ -602,7 +525,3 @@ class Steward:
             sequence=self._report_count,
             fence_instance="" if self._durable is None else self._durable.fence_instance,
         )
-
-
-def _candidate_name(spec: BankSpec, device: str, unit: int) -> str:
-    return f"unit-{unit}" if spec.kind is Kind.GPU else device

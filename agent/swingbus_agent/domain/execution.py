@@ -478,6 +478,10 @@ class BankExecution:
         track = self._tracks[device]
         return track.is_ignoring and now_s < track.next_try_s
 
+    def last_write_s(self, device: str) -> float:
+        """Return when the last write to a device ended; minus infinity where there was none."""
+        return self._tracks[device].write_ended_s
+
     def view(self, device: str) -> DeviceView | None:
         """Return the newest reading of a device."""
         return self._views.get(device)

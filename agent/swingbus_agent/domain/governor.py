@@ -17,7 +17,7 @@ How an executor uses it (all times are CLOCK_BOOTTIME of this host):
             if start.persist is not None: fsync; governor.confirm(start.persist, now_s)
             then finish_write(bank, device, now_s) or time_out_write(bank, device, now_s)
     sweep:  governor.observe(bank, counted_w={device: watts or None}, base_w=..., begun_s=..., now_s=...)
-    meter:  governor.observe_draw(bank, upper_w, now_s)      # above its grant twice: the allowance falls by itself
+    meter:  governor.observe_draw(bank, drawn_w, now_s)      # above its grant twice: the allowance falls by itself
 """
 
 from __future__ import annotations
@@ -395,12 +395,12 @@ class Governor:
             state.applied = replace(state.applied, counted_w=state.counted_w, unheld_count=unheld)
         return state.applied
 
-    def observe_draw(self, bank: str, upper_w: float, now_s: float) -> None:
-        """Take in the upper bound of the bank's own draw: above its allowance in two samples, it sheds unasked."""
+    def observe_draw(self, bank: str, drawn_w: float, now_s: float) -> None:
+        """Take in what the bank surely draws: above its allowance in two samples, it sheds unasked."""
         state = self._bank(bank)
         if state.grant is None:
             return
-        over_w = upper_w - state.grant.grant_w
+        over_w = drawn_w - state.grant.grant_w
         if over_w <= TOLERANCE_W:
             state.above = 0
             return
