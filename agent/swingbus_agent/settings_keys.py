@@ -124,7 +124,7 @@ KEYS: tuple[Key, ...] = (
         "execution.quarantine_s",
         "number",
         60.0,
-        "the firmware's longest delay: after a write without answer a device counts at its ceiling for so long, after any write its watts may lag",
+        "the firmware's longest delay: so long an unanswered write counts at the ceiling and reported watts may lag",
         (1, 3600),
     ),
     _key("bank[].name", "text", REQUIRED, "id of the bank, unique in the file"),
