@@ -10,13 +10,13 @@ import socket
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-import grpc.aio
 import structlog
 
 from swingbus import __version__
-from swingbus.bundle import BUNDLE_FILE, load_bundle
+from swingbus.bundle import BUNDLE_FILE
 from swingbus.clock import Clock, SystemClock, boot_id
-from swingbus.faults import InvalidInput, SwingbusError
+from swingbus.faults import SwingbusError
+from swingbus_agent.adapters.channels import BundleChannels, LoopbackChannels
 from swingbus_agent.adapters.grpc_link import GrpcLink
 from swingbus_agent.adapters.host import PsutilHost
 from swingbus_agent.adapters.metrics import Gauge, serve_metrics
@@ -76,30 +76,19 @@ async def _leave_at(stop: asyncio.Event) -> None:
     raise _Leave
 
 
-def open_link_channel(settings: AgentSettings) -> tuple[Callable[[], grpc.aio.Channel], str] | None:
-    """Return what opens the channel, and to whom; None where no controller is configured.
+def open_link_channels(settings: AgentSettings) -> LoopbackChannels | BundleChannels | None:
+    """Return what opens channels to the controller; None where none is configured.
 
     Raises:
-        SwingbusError: the bundle is missing, unreadable, expired or another agent's.
+        SwingbusError: the bundle is missing, unreadable or another agent's.
     """
     link = settings.controller
     if link.insecure_loopback:
-        from swingbus.rpc.channel import TRANSPORT_OPTIONS
-
-        return (lambda: grpc.aio.insecure_channel(link.endpoint, options=list(TRANSPORT_OPTIONS))), link.endpoint
+        return LoopbackChannels(link.endpoint)
     path = link.bundle / BUNDLE_FILE
     if not link.endpoint and not path.exists():
         return None
-    from swingbus.rpc.channel import open_channel
-
-    bundle = load_bundle(path)
-    if bundle.name != settings.name:
-        raise InvalidInput(
-            f"{path} is the bundle of {bundle.name!r}, the configuration is of {settings.name!r}; join with the right bundle",
-            reason="OTHER_AGENT",
-        )
-    endpoint = link.endpoint or bundle.endpoint
-    return (lambda: open_channel(bundle, endpoint=endpoint)), endpoint
+    return BundleChannels(path, agent=settings.name, endpoint=link.endpoint)
 
 
 class Agent:
@@ -141,7 +130,7 @@ class Agent:
         """Build, look once, then run every loop."""
         settings = self._settings
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        channel = open_link_channel(settings)
+        channels = open_link_channels(settings)
         damage = await self.spool.open()
         self.steward.load()
         drivers, readiness, banks, closers = build_banks(settings, self._clock)
@@ -169,7 +158,7 @@ class Agent:
                     self._take(reading, banks)
                     rounds.take_bank(reading)
                 rounds.set_unsupported(self._unsupported(banks))
-                self._start(group, banks, channel)
+                self._start(group, banks, channels)
                 gc.collect()
                 gc.freeze()
         finally:
@@ -213,19 +202,19 @@ class Agent:
         self,
         group: asyncio.TaskGroup,
         banks: Sequence[BankPort],
-        channel: tuple[Callable[[], grpc.aio.Channel], str] | None,
+        channels: LoopbackChannels | BundleChannels | None,
     ) -> None:
         settings, clock, rounds = self._settings, self._clock, self.rounds
         assert rounds is not None
         ticks = Ticks(clock, self._random)
         group.create_task(rounds.run())
-        if channel is not None:
-            open_channel, endpoint = channel
+        if channels is not None:
+            if isinstance(channels, BundleChannels):
+                channels.tell_to(rounds.tell)
             link = GrpcLink(
                 agent=settings.name,
                 instance_uid=self.steward.instance_uid,
-                open_channel=open_channel,
-                target=f"the controller at {endpoint}",
+                channels=channels,
                 timeout_s=settings.controller.connect_timeout_s,
             )
             self.reporter = Reporter(

@@ -9,15 +9,21 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from swingbus.bundle import install_bundle
+from swingbus.bundle import install_bundle, write_private
 from swingbus.fleet.v1alpha import fleet_service_pb2 as fleet_rpc
 from swingbus.fleet.v1alpha import fleet_service_pb2_grpc
+from swingbus.link.v1alpha.agent_link_service_pb2_grpc import add_AgentLinkServiceServicer_to_server
+from swingbus.rpc.caller import current_caller
 from swingbus.rpc.roles import Role
+from swingbus.rpc.server import ServerSettings
 from swingbus_agent.settings import AgentSettings
 from tests.fakes.agent_site import BANK, running_agent, served_miners, settings_for
+from tests.fakes.authority import issue, make_authority, serving
 from tests.fakes.controllers import TestSite
 from tests.fakes.scripted_controller import ScriptedController, until
 
@@ -231,3 +237,58 @@ async def test_real_controller_stores_what_the_agent_says_is_acknowledged(tmp_pa
             )
             found = await fleet.VerifySequences(request, timeout=10)
         assert found.stored_count == acked and not found.missing
+
+
+class WatchedController(ScriptedController):
+    """Notes with which certificate each stream came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.serials: dict[str, list[str]] = {"telemetry": [], "control": []}
+
+    async def StreamTelemetry(self, request_iterator: Any, context: Any) -> Any:
+        self.serials["telemetry"].append(current_caller().serial)
+        async for answer in super().StreamTelemetry(request_iterator, context):
+            yield answer
+
+    async def StreamControl(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        self.serials["control"].append(current_caller().serial)
+        await super().StreamControl(request_iterator, context)
+
+    def told(self, kind: str) -> bool:
+        """Tell whether the agent sent an event of a kind."""
+        return any(event.kind == kind for batch in self.batches.values() for event in batch.events)
+
+
+async def test_renewed_certificate_is_shown_without_a_restart(tmp_path: Path) -> None:
+    """Connections end with their age; the next shows the bundle that was joined meanwhile, a broken one changes nothing."""
+    authority = make_authority(tmp_path / "pki")
+    controller = WatchedController()
+    aging = ServerSettings(max_connection_age_s=0.5, max_connection_grace_s=0.2)
+    async with serving(
+        authority, lambda server: add_AgentLinkServiceServicer_to_server(controller, server), settings=aging
+    ) as port:
+        first = issue(authority, "edge-1", Role.AGENT, port)
+        folder = tmp_path / "agent" / "bundle"
+        path = install_bundle(first, folder)
+        settings = settings_for(
+            tmp_path, "", {}, controller={"insecure_loopback": False}, sampling={"host_period_s": 0.1}
+        )
+        async with running_agent(settings) as agent:
+            await until(lambda: len(controller.serials["telemetry"]) >= 2, "a second session")
+            write_private(path, "torn on its way")
+            await until(lambda: controller.told("bundle_refused"), "the broken bundle is told")
+            count = len(controller.serials["telemetry"])
+            await until(lambda: len(controller.serials["telemetry"]) > count, "a session after the broken bundle")
+            assert {serial for serials in controller.serials.values() for serial in serials} == {first.serial}
+            second = replace(
+                authority.issue("edge-1", Role.AGENT, now=datetime.now(UTC), renew=True), endpoint=f"127.0.0.1:{port}"
+            )
+            install_bundle(second, folder, replace=True)
+            await until(
+                lambda: all(serials[-1] == second.serial for serials in controller.serials.values()), "both streams"
+            )
+            await until(lambda: controller.told("bundle_renewed"), "the renewal is told")
+            assert (await agent.spool.state()).rejected_count == 0
+        assert {hello.instance_uid for hello in controller.hellos} == {agent.steward.instance_uid}
+        assert sorted(controller.batches) == list(range(1, max(controller.batches) + 1))

@@ -1,15 +1,16 @@
-"""The agent link over gRPC: two streams on one channel that lives as long as the process.
+"""The agent link over gRPC: two streams on one channel, which lives until the certificate is renewed.
 
-Decides nothing about telemetry or control. Invariants: the first message of a stream is its hello; whatever gRPC raises
-leaves here as a SwingbusError; nothing waits without a deadline but the reading of the next message, which keepalive ends.
+Decides nothing about telemetry or control. Invariants: the first message of a stream is its hello; whatever gRPC raises leaves here
+as a SwingbusError; nothing waits without a deadline but the reading of the next message, which keepalive ends; no open session is
+cut off for the sake of a new certificate.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -38,75 +39,108 @@ from swingbus_agent.ports.link import (
     Welcome,
 )
 
-ChannelFactory = Callable[[], grpc.aio.Channel]
+
+class ChannelSource(Protocol):
+    """Opens channels to the controller."""
+
+    @property
+    def endpoint(self) -> str: ...
+
+    def is_renewed(self) -> bool:
+        """Tell whether a channel that is opened now is another one than the last."""
+        ...
+
+    def open(self) -> grpc.aio.Channel: ...
+
+
+class _Line:
+    """One channel, and how many sessions use it."""
+
+    def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
+        self.stub: Any = AgentLinkServiceStub(channel)
+        self.channel = channel
+        self.target = target
+        self.session_count = 0
 
 
 class GrpcLink:
-    """Opens sessions for one agent; the channel is made at the first use."""
+    """Opens sessions for one agent; a channel is made at the first use, and anew when its source is renewed."""
 
-    def __init__(
-        self, *, agent: str, instance_uid: str, open_channel: ChannelFactory, target: str, timeout_s: float
-    ) -> None:
+    def __init__(self, *, agent: str, instance_uid: str, channels: ChannelSource, timeout_s: float) -> None:
         self._agent = agent
         self._instance_uid = instance_uid
-        self._open_channel = open_channel
-        self._target = target
+        self._channels = channels
         self._timeout_s = timeout_s
-        self._channel: grpc.aio.Channel | None = None
+        self._line: _Line | None = None
 
-    def _stub(self) -> Any:
-        if self._channel is None:
-            self._channel = self._open_channel()
-        return AgentLinkServiceStub(self._channel)
+    @asynccontextmanager
+    async def _open_line(self) -> AsyncIterator[_Line]:
+        """Lend the newest channel to one session; the last session on an older one closes it."""
+        before = self._line
+        if before is None or self._channels.is_renewed():
+            self._line = _Line(self._channels.open(), f"the controller at {self._channels.endpoint}")
+            if before is not None and not before.session_count:
+                await before.channel.close(grace=None)
+        line = self._line
+        assert line is not None
+        line.session_count += 1
+        try:
+            yield line
+        finally:
+            line.session_count -= 1
+            if line is not self._line and not line.session_count:
+                await line.channel.close(grace=None)
 
     @asynccontextmanager
     async def open_telemetry(self, hello: TelemetryHello) -> AsyncIterator[GrpcTelemetrySession]:
-        # Not compressed: gzip would halve 15 kB a round and cost the controller a third of its ingest.
-        call = self._stub().StreamTelemetry()
-        try:
-            first = pb.TelemetryHello(
-                agent=self._agent,
-                instance_uid=self._instance_uid,
-                spool_uid=hello.spool_uid,
-                oldest_sequence=hello.oldest_sequence,
-                newest_sequence=hello.newest_sequence,
-                inventory=inventory_to_proto(hello.inventory),
-            )
-            await _write(call, pb.StreamTelemetryRequest(hello=first), self._timeout_s, self._target)
-            answer = await _read(call, self._timeout_s, self._target)
-            if answer.WhichOneof("message") != "welcome":
-                raise Unreachable(
-                    f"{self._target} began telemetry with {answer.WhichOneof('message')}, not with a welcome",
-                    reason="PROTOCOL_BROKEN",
+        async with self._open_line() as line:
+            # Not compressed: gzip would halve 15 kB a round and cost the controller a third of its ingest.
+            call = line.stub.StreamTelemetry()
+            try:
+                first = pb.TelemetryHello(
+                    agent=self._agent,
+                    instance_uid=self._instance_uid,
+                    spool_uid=hello.spool_uid,
+                    oldest_sequence=hello.oldest_sequence,
+                    newest_sequence=hello.newest_sequence,
+                    inventory=inventory_to_proto(hello.inventory),
                 )
-            welcome = Welcome(
-                acknowledged=Acknowledged(
-                    up_to=answer.welcome.acked_sequence, ranges=parse_ranges(answer.welcome.acked_ranges)
-                ),
-                credit=answer.welcome.credit,
-                period_s=duration_s(answer.welcome.period),
-            )
-            yield GrpcTelemetrySession(call, welcome, timeout_s=self._timeout_s, target=self._target)
-        finally:
-            call.cancel()
+                await _write(call, pb.StreamTelemetryRequest(hello=first), self._timeout_s, line.target)
+                answer = await _read(call, self._timeout_s, line.target)
+                if answer.WhichOneof("message") != "welcome":
+                    raise Unreachable(
+                        f"{line.target} began telemetry with {answer.WhichOneof('message')}, not with a welcome",
+                        reason="PROTOCOL_BROKEN",
+                    )
+                welcome = Welcome(
+                    acknowledged=Acknowledged(
+                        up_to=answer.welcome.acked_sequence, ranges=parse_ranges(answer.welcome.acked_ranges)
+                    ),
+                    credit=answer.welcome.credit,
+                    period_s=duration_s(answer.welcome.period),
+                )
+                yield GrpcTelemetrySession(call, welcome, timeout_s=self._timeout_s, target=line.target)
+            finally:
+                call.cancel()
 
     @asynccontextmanager
     async def open_control(self, report: AgentReport, ticket: str) -> AsyncIterator[GrpcControlSession]:
-        call = self._stub().StreamControl()
-        try:
-            hello = pb.ControlHello(
-                agent=self._agent, instance_uid=self._instance_uid, effective=report_to_proto(report), ticket=ticket
-            )
-            await _write(call, pb.StreamControlRequest(hello=hello), self._timeout_s, self._target)
-            yield GrpcControlSession(call, timeout_s=self._timeout_s, target=self._target)
-        finally:
-            call.cancel()
+        async with self._open_line() as line:
+            call = line.stub.StreamControl()
+            try:
+                hello = pb.ControlHello(
+                    agent=self._agent, instance_uid=self._instance_uid, effective=report_to_proto(report), ticket=ticket
+                )
+                await _write(call, pb.StreamControlRequest(hello=hello), self._timeout_s, line.target)
+                yield GrpcControlSession(call, timeout_s=self._timeout_s, target=line.target)
+            finally:
+                call.cancel()
 
     async def aclose(self) -> None:
         """Close the channel; nothing is told to the devices: leaving is not a command."""
-        if self._channel is not None:
-            await self._channel.close(grace=None)
-            self._channel = None
+        if self._line is not None:
+            await self._line.channel.close(grace=None)
+            self._line = None
 
 
 class GrpcTelemetrySession:
