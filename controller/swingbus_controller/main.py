@@ -21,6 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import uvloop
+
 from swingbus import __version__
 from swingbus.clock import Clock, SystemClock, boot_id
 from swingbus.faults import InvalidInput, SwingbusError, Unreachable, WrongState
@@ -304,7 +306,7 @@ def _run(arguments: argparse.Namespace) -> int:
         await controller.run(stop, lambda port: _say_ready(arguments, port))
 
     try:
-        asyncio.run(serve())
+        uvloop.run(serve())
     except BaseExceptionGroup as group:
         fault = fault_in(group)
         if fault is None:

@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from swingbus.clock import SystemClock
 from swingbus.rpc.interceptors import DoorInterceptor
 from swingbus.rpc.server import bind_port, build_server, server_credentials
@@ -240,4 +242,4 @@ async def play_round(control: PlainControl, agents: list[str]) -> dict[str, Any]
 if __name__ == "__main__":
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(main(Path(sys.argv[1])))
+    uvloop.run(main(Path(sys.argv[1])))

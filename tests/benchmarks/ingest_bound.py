@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+import uvloop
 
 from swingbus.link.v1alpha import agent_link_service_pb2 as pb2
 from swingbus.rpc.server import ServerSettings, bind_port, server_credentials, server_options
@@ -97,4 +98,4 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    uvloop.run(main(Path(sys.argv[1])))

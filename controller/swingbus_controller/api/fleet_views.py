@@ -142,7 +142,7 @@ class FleetViews:
             else timestamp(view.certificate_expire_unix_s),
             unsupported=inventory.unsupported if inventory is not None else (),
             host_values={
-                name: value for name, value in zip(names, view.host_values, strict=False) if value is not None
+                name: float(value) for name, value in zip(names, view.host_values, strict=False) if value == value
             },
             writes_enabled=inventory.writes_enabled if inventory is not None else False,
         )

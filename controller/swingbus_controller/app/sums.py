@@ -75,4 +75,4 @@ def restarted_rows(before: Any, after: Any) -> list[int]:
     if before is None or after is None or before.size != after.size:
         return []
     fell = after < before - 1.0
-    return [int(row) for row in np.flatnonzero(fell)] if fell.any() else []
+    return [int(row) for row in np.flatnonzero(fell)] if np.logical_or.reduce(fell) else []

@@ -8,7 +8,7 @@ is dark keeps its last reading with its age, and watts of unknown banks are neve
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -114,7 +114,7 @@ class AgentView:
     newest_sequence: int = 0
     sample_boottime_s: float | None = None
     period_s: float = 0.0
-    host_values: tuple[float | None, ...] = ()
+    host_values: Sequence[float] = ()  # as they came: NaN where a reading is missing
     certificate_expire_unix_s: float | None = None
     refusal: str = ""
     report: AgentReport | None = None
@@ -207,7 +207,7 @@ class Fleet:
         view.heard_s = now_s
         view.newest_sequence = batch.sequence
         view.sample_boottime_s = batch.sample_boottime_s
-        view.host_values = tuple(v if v == v else None for v in map(float, batch.host_values))
+        view.host_values = batch.host_values
         for frame in batch.banks:
             bank = view.banks.get(frame.bank)
             if bank is None:
@@ -245,7 +245,7 @@ class Fleet:
         view.newest_sequence = batch.sequence
         view.boot_id = batch.boot_id
         view.sample_boottime_s = batch.sample_boottime_s
-        view.host_values = tuple(v if v == v else None for v in map(float, batch.host_values))
+        view.host_values = batch.host_values
         for frame in batch.banks:
             bank = view.banks.get(frame.bank)
             if bank is not None:
