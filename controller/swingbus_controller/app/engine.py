@@ -227,6 +227,7 @@ class SiteEngine:
     def _begin_anew(self, trust: JournalTrust, above: int = 0) -> None:
         """Begin a higher epoch as after a start; agents that are connected have to say hello again, so that each is fenced first."""
         self._reports.clear()
+        self._senses.begin_term()
         self._start(trust, above)
         self.flips.forget_sightings()
         self._to_greet = set(self._greeted)

@@ -18,6 +18,7 @@ from swingbus_controller.domain.frames import AgentInventory, BankInventory, Bat
 from swingbus_controller.domain.observing import BlipWatch, WindowMaker, column
 from swingbus_controller.domain.plan import Authority
 from swingbus_controller.domain.site_state import SiteState
+from swingbus_controller.domain.uncontrolled import LoadWatch
 
 KEPT_WINDOWS = 256
 
@@ -35,6 +36,17 @@ class Senses:
         self._makers: dict[str, WindowMaker] = {}
         self._blips = BlipWatch()
         self._fresh_from: dict[str, tuple[str, float]] = {}  # by agent: boot, and the moment on its clock
+        self._loads: dict[str, LoadWatch] = {}
+        self.begin_term()
+
+    def begin_term(self) -> None:
+        """Start the histories of uncontrolled load anew: an epoch begins with every one of them at U_max."""
+        tree = self._state.site.tree
+        self._loads = {
+            name: LoadWatch(max_w=tree.uncontrolled_max_w(name), step_w=tree.uncontrolled_step_w(name))
+            for name, feeder in tree.feeders.items()
+            if feeder.measures_uncontrolled
+        }
 
     def rows(self, bank: str) -> DeviceRows | None:
         """Return a bank's newest sample, row by row."""
@@ -97,6 +109,7 @@ class Senses:
             self._disturb(self._blips.voltage(meter.meter, meter.voltage_v), now_s)
             window = self._makers.setdefault(feeder, WindowMaker(feeder, batch.agent)).take(meter, batch.boot_id)
             if window is not None and self._state.ledger.observe_window(window, now_s):
+                self._watch_load(window, now_s)
                 self._accuser.take_window(window, now_s)
                 if self._is_fresh(batch, window.start_s):
                     spec = self._state.ledger.meters[feeder].meter
@@ -111,6 +124,16 @@ class Senses:
                     )
                 has_news = True
         return has_news
+
+    def _watch_load(self, window: reports.MeterWindow, now_s: float) -> None:
+        watch = self._loads.get(window.feeder)
+        if watch is None:
+            return
+        ledger = self._state.ledger
+        inside = ledger.tree.subtree(window.feeder)
+        banks = [ledger.meters[group] for group in ledger.groups() if group in inside]
+        load_w = watch.take(window, ledger.meters[window.feeder], banks, now_s, ledger.settings)
+        ledger.observe_uncontrolled(window.feeder, load_w, now_s)
 
     def _disturb(self, why: str | None, now_s: float) -> None:
         if why is None or self._state.authority is not Authority.CONTROL:

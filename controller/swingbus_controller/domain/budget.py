@@ -233,7 +233,7 @@ class Ledger:
         return history is not None and history.add(window, now_s, self.settings)
 
     def observe_uncontrolled(self, feeder: str, uncontrolled_w: float, now_s: float) -> None:
-        """Take in U at a feeder (`UncontrolledLoad.watts`); it counts for `meter_dead_s`, then U_max again."""
+        """Take in U at a feeder (`LoadWatch.take`); it counts for `meter_dead_s`, then U_max again."""
         self.tree.feeder(feeder)
         self._uncontrolled[feeder] = (uncontrolled_w, now_s)
 

@@ -2,11 +2,13 @@
 
 Decides: may this window be believed, may this run of windows be evidence of anything. Refuses to know: grants.
 Invariant: a window once refused never becomes evidence; windows are kept in the order of the reader's clock, and one
-that arrives out of order is dropped.
+that arrives out of order is dropped. When a window was, on our clock, is only ever told as a stretch that it surely lies in,
+and only for `uncontrolled`: evidence of grants never compares two clocks.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -62,6 +64,7 @@ class MeterHistory:
         self.windows: deque[MeterWindow] = deque(maxlen=MAX_WINDOWS)
         self.received: deque[float] = deque(maxlen=MAX_WINDOWS)  # controller's clock, one per window
         self.received_s: float | None = None
+        self._offset_s = math.inf  # our clock less the reader's, at most: the quickest delivery there was
         self._repeats = 0
 
     def add(self, window: MeterWindow, now_s: float, settings: ProtocolSettings) -> bool:
@@ -77,6 +80,7 @@ class MeterHistory:
                 # Another boot has another clock: windows of the two are never compared.
                 self.windows.clear()
                 self.received.clear()
+                self._offset_s = math.inf
         stands_still = (
             window.energy_start_j is not None
             and window.energy_end_j == window.energy_start_j
@@ -84,6 +88,9 @@ class MeterHistory:
         )
         is_repeat = bool(self.windows) and window.mean_w == self.windows[-1].mean_w
         self._repeats = self._repeats + 1 if is_repeat else 0
+        passed_s = now_s - self.received[-1] if self.received else 0.0
+        # It creeps up as fast as two clocks may drift apart, or an old quick delivery would be believed for ever.
+        self._offset_s = min(now_s - window.end_s, self._offset_s + settings.stretch_ratio * passed_s)
         self.windows.append(window)
         self.received.append(now_s)
         if not stands_still and self._repeats < 2:
@@ -93,6 +100,15 @@ class MeterHistory:
     def is_live(self, now_s: float, settings: ProtocolSettings) -> bool:
         """Tell whether a moving, plausible window came within `meter_dead_s`."""
         return self.received_s is not None and now_s - self.received_s <= settings.meter_dead_s
+
+    def stretch_s(self, window: MeterWindow, slack_s: float) -> tuple[float, float]:
+        """Return a stretch of our own clock within which the power behind one of our windows was drawn.
+
+        Args:
+            slack_s: how long the quickest delivery took at most.
+        """
+        begun_s = window.start_s - self.meter.lag_s - self.meter.averaging_s
+        return begun_s + self._offset_s - slack_s, window.end_s + self._offset_s
 
     def upper_w(self) -> float | None:
         """Return the newest window's upper bound, None without any."""

@@ -62,7 +62,8 @@ class ProtocolSettings:
                 f"settle_windows is {self.settle_windows}: evidence needs at least 3 windows. Raise it to 3 or more.",
                 reason="TOO_FEW_SETTLE_WINDOWS",
             )
-        for name in ("ttl_s", "report_period_s", "meter_dead_s", "shed_deadline_s", "ramp_window_s", "inrush_window_s"):
+        spans = ("ttl_s", "report_period_s", "meter_dead_s", "shed_deadline_s", "ramp_window_s", "inrush_window_s")
+        for name in (*spans, "uncontrolled_window_s"):
             if not getattr(self, name) > 0.0:
                 raise InvalidInput(f"{name} must be above 0 s.", reason="BAD_PROTOCOL_TIME")
         for name in ("stretch_ratio", "disturbance_s", "adopt_grace_s", "reaction_s", "meter_error_ratio"):

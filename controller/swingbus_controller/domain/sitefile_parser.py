@@ -77,6 +77,7 @@ def parse_site(values: StrictTable, faults: Faults) -> SiteFile | None:
         return None
     if math.isinf(min((limit.limit_w for limit in tree.feeder(tree.root).limits), default=math.inf)):
         faults.note(f"feeder[{tree.root}]", "the head feeder has no limit; write its contract as [[feeder.limit]]")
+    _check_loads(tree, faults)
     for reservation in reservations:
         if not any(c.inference_class == reservation.inference_class for c in classes.values()):
             faults.note(
@@ -168,13 +169,32 @@ def _feeders(tables: tuple[StrictTable, ...], faults: Faults) -> tuple[list[Feed
             meter=meter,
             uncontrolled_max_w=table.number("u_max_w", 0.0, low=0.0),
             uncontrolled_step_w=table.number("u_step_w", 0.0, low=0.0),
+            measures_uncontrolled=table.flag("u_measured", False),
         )
         table.finish()
+        if feeder.uncontrolled_step_w > feeder.uncontrolled_max_w:
+            table.fault("u_step_w", "one load cannot be larger than all of them: u_max_w")
+        if feeder.measures_uncontrolled and meter is None:
+            table.fault("u_measured", "what is left over is known from this feeder's own meter only: it has none")
         if any(note.meter == meter_id for note in notes.values()) and meter_id:
             table.fault("meter.id", f"{meter_id!r} already measures another feeder; a meter measures one")
         feeders.append(feeder)
         notes[name] = FeederNote(kind=kind, meter=meter_id, meter_agent=meter.reader if meter else "")
     return feeders, notes
+
+
+def _check_loads(tree: PowerTree, faults: Faults) -> None:
+    """Where U is measured every load below must say how much of it can start at once: nothing else stays free for it."""
+    for name, feeder in tree.feeders.items():
+        below = [tree.feeders[n] for n in sorted(tree.subtree(name))] if feeder.measures_uncontrolled else []
+        if below and not any(f.uncontrolled_max_w for f in below):
+            faults.note(f"feeder[{name}].u_measured", "no load below it has a rating: write u_max_w where loads hang")
+        for load in below:
+            if load.uncontrolled_max_w > 0.0 and load.uncontrolled_step_w <= 0.0:
+                faults.note(
+                    f"feeder[{load.name}].u_step_w",
+                    f"{name} measures its uncontrolled load, so say how large the largest that can start at once is",
+                )
 
 
 def _limits(table: StrictTable, faults: Faults) -> tuple[Limit, ...]:

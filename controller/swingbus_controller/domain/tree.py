@@ -49,6 +49,8 @@ class Feeder:
         theta_ratio, theta_s: the overload this feeder bears and for how long (I2, I3).
         uncontrolled_max_w: rating of loads that hang on this very feeder without an agent.
         uncontrolled_step_w: dU, the largest of them that can start within T_r.
+        measures_uncontrolled: whether U may come down from U_max here to what the meter leaves over: somebody vouches that
+            no such load below follows what the banks do (cooling does).
     """
 
     name: str
@@ -60,6 +62,7 @@ class Feeder:
     meter: MeterSpec | None = None
     uncontrolled_max_w: float = 0.0
     uncontrolled_step_w: float = 0.0
+    measures_uncontrolled: bool = False
 
 
 class PowerTree:

@@ -110,6 +110,22 @@ BROKEN_SITES = {
     "no place to rest": ('mode = "standby"', 'mode = "off"', "no point has mode standby"),
     "limit named as an order": ('name = "contract"', 'name = "operator"', "is kept for limits that people order later"),
     "negative limit": ("limit_w = 400000", "limit_w = -1", "out of range"),
+    "load larger than all": ('name = "c1"\n', 'name = "c1"\nu_max_w = 5\nu_step_w = 6\n', "cannot be larger than all"),
+    "load measured without a meter": (
+        'name = "c1"\n',
+        'name = "c1"\nu_measured = true\n',
+        "own meter only: it has none",
+    ),
+    "load measured of which none is rated": (
+        'kind = "grid"\n',
+        'kind = "grid"\nu_measured = true\n',
+        "feeder[grid].u_measured: no load below it has a rating",
+    ),
+    "load measured without its step": (
+        'kind = "grid"\n',
+        'kind = "grid"\nu_measured = true\nu_max_w = 900\n',
+        "feeder[grid].u_step_w: grid measures",
+    ),
     "no devices": ("device_count = 3", "device_count = 0", "out of range"),
     "inference on an ASIC": ('mode = "mining"', 'mode = "inference"', "throughput_ratio"),
 }
@@ -123,6 +139,14 @@ def test_inconsistent_site_is_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         load(tmp_path, SITE.replace(old, new, 1))
     assert words in str(refused.value)
+
+
+def test_measured_load_says_how_much_of_it_starts_at_once(tmp_path: Path) -> None:
+    """Ratings and steps of all feeders below count at the one that measures; by default none does."""
+    text = SITE.replace('kind = "grid"\n', 'kind = "grid"\nu_measured = true\nu_max_w = 900\nu_step_w = 300\n')
+    tree = load(tmp_path, text).site.tree
+    assert tree.feeder("grid").measures_uncontrolled and not tree.feeder("c1").measures_uncontrolled
+    assert (tree.uncontrolled_max_w("grid"), tree.uncontrolled_step_w("grid")) == (900.0, 300.0)
 
 
 def test_all_faults_come_at_once(tmp_path: Path) -> None:
