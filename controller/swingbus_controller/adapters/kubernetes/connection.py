@@ -1,0 +1,224 @@
+"""The connection to the API server: the official client's transport, raw bytes in and out.
+
+Decides deadlines and bounds. Refuses to know what is asked. Invariants: every await ends by a deadline (a stream's reader brings its own);
+no answer is larger in memory than a bound; a redirect is never followed, since it would take our token elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio.client.rest import RESTClientObject
+
+from swingbus.faults import InvalidInput, SwingbusError, TimedOut, Unreachable
+from swingbus_controller.adapters.kubernetes.access import ClusterAccess
+from swingbus_controller.adapters.kubernetes.answers import (
+    Answer,
+    ByteStream,
+    fault_of,
+    not_an_api_server,
+    retry_after_s,
+    shorten,
+)
+from swingbus_controller.adapters.kubernetes.resources import JSON, ApiCall
+
+_REFUSED = 401
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionSettings:
+    """Args:
+    call_timeout_s: a whole call, its body included; for a stream until its header.
+    connect_timeout_s: of it, until the connection stands.
+    answer_bytes_at_most: a page of 500 pods has some 1.5 MB.
+    """
+
+    call_timeout_s: float = 10.0
+    connect_timeout_s: float = 5.0
+    answer_bytes_at_most: int = 64 * 1024 * 1024
+    user_agent: str = "swingbus-controller"
+
+
+class _Redirected(Exception):
+    """A redirect was answered; aiohttp would follow it."""
+
+
+class ApiConnection:
+    """Implements `KubeApi` over HTTPS. Use as an async context manager."""
+
+    def __init__(self, access: ClusterAccess, settings: ConnectionSettings | None = None) -> None:
+        self._access = access
+        self._settings = settings or ConnectionSettings()
+        configuration = access.configuration
+        self._host = str(configuration.host).rstrip("/")
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(_refuse_redirect)
+        configuration.trace_configs = [trace]
+        # Proxies and passwords of the environment (.netrc) are not ours; a kubeconfig's proxy-url is honoured.
+        configuration.client_session_kwargs = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
+        configuration.retries = None
+        try:
+            self._rest = RESTClientObject(configuration)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise InvalidInput(
+                f"the certificates for {self._host} cannot be read ({type(error).__name__}); "
+                "check the certificate authority, client certificate and key",
+                reason="BAD_CERTIFICATE_FILES",
+            ) from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._rest.close()
+
+    async def call(self, call: ApiCall, *, timeout_s: float | None = None) -> Answer:
+        """Return the answer whatever its code; refused credentials are renewed and shown once more."""
+        limit_s = self._settings.call_timeout_s if timeout_s is None else min(timeout_s, self._settings.call_timeout_s)
+        shown = self._access.authorization()
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await self._ask(call, shown)
+                # A refusal did nothing, so the call may be made again, whatever it is.
+                if answer.code == _REFUSED and (fresh := await self._renewed(shown)) is not None:
+                    answer = await self._ask(call, fresh)
+                return answer
+        except TimeoutError as error:
+            raise _timed_out(call, limit_s) from error
+
+    @asynccontextmanager
+    async def stream(self, call: ApiCall) -> AsyncIterator[ByteStream]:
+        """Open an endless answer; a refusal is raised as its fault."""
+        limit_s = self._settings.call_timeout_s
+        shown = self._access.authorization()
+        try:
+            async with asyncio.timeout(limit_s):
+                response = await self._open(call, shown)
+                if response.status == _REFUSED and (fresh := await self._renewed(shown)) is not None:
+                    response.close()
+                    response = await self._open(call, fresh)
+        except TimeoutError as error:
+            raise _timed_out(call, limit_s) from error
+        try:
+            if response.status != 200:
+                try:
+                    async with asyncio.timeout(limit_s):
+                        raise fault_of(await self._read(call, response), call)
+                except TimeoutError as error:
+                    raise _timed_out(call, limit_s) from error
+            _require_json(call, response)
+            yield _Body(call, response)
+        finally:
+            response.close()
+
+    async def _renewed(self, refused: str | None) -> str | None:
+        """Return other credentials than the refused ones, None where there are none."""
+        try:
+            await self._access.renew()
+        except SwingbusError:
+            return None  # the refusal itself is what the caller must see
+        fresh = self._access.authorization()
+        return fresh if fresh != refused else None
+
+    async def _ask(self, call: ApiCall, authorization: str | None) -> Answer:
+        response = await self._open(call, authorization)
+        try:
+            return await self._read(call, response)
+        except BaseException:
+            response.close()  # half read: not to be used again
+            raise
+
+    async def _open(self, call: ApiCall, authorization: str | None) -> aiohttp.ClientResponse:
+        headers = {
+            "Accept": JSON,
+            "Accept-Encoding": "identity",  # gzip would cost both sides more than a local network does
+            "Content-Type": call.content_type,
+            "User-Agent": self._settings.user_agent,
+        }
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_s)
+        try:
+            answer = await self._rest.request(
+                call.method, self._host + call.target, headers=headers, body=call.body, _request_timeout=limits
+            )
+        except _Redirected as error:
+            raise not_an_api_server(call, f"a redirect to {error}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(call, error) from error
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+    async def _read(self, call: ApiCall, response: aiohttp.ClientResponse) -> Answer:
+        body, limit = bytearray(), self._settings.answer_bytes_at_most
+        try:
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise Unreachable(
+                        f"cannot {call.what}: the answer is larger than {limit} bytes; ask for smaller pages",
+                        reason="ANSWER_TOO_LARGE",
+                        metadata=call.facts,
+                    )
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(call, error) from error
+        if 200 <= response.status < 300:
+            _require_json(call, response)
+        return Answer(
+            code=response.status, body=bytes(body), retry_after_s=retry_after_s(response.headers.get("Retry-After"))
+        )
+
+
+class _Body:
+    """A stream's body."""
+
+    def __init__(self, call: ApiCall, response: aiohttp.ClientResponse) -> None:
+        self._call = call
+        self._response = response
+
+    async def read_some(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(self._call, error) from error
+
+
+async def _refuse_redirect(_: Any, __: SimpleNamespace, seen: aiohttp.TraceRequestRedirectParams) -> None:
+    target = seen.response.headers.get("Location", "")
+    seen.response.close()
+    raise _Redirected(shorten(target))
+
+
+def _require_json(call: ApiCall, response: aiohttp.ClientResponse) -> None:
+    if response.content_type != JSON:
+        raise not_an_api_server(call, f"{response.content_type} ({response.status})")
+
+
+def _unreachable(call: ApiCall, error: Exception) -> SwingbusError:
+    if isinstance(error, TimeoutError):  # aiohttp's are both: a connection that did not come to stand
+        return Unreachable(f"cannot {call.what}: no connection in time; check address and network", metadata=call.facts)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Unreachable(
+            f"cannot {call.what}: the server's certificate is not signed by the authority we know, or for another name; "
+            "check the cluster's certificate authority",
+            reason="UNTRUSTED_SERVER",
+            metadata=call.facts,
+        )
+    return Unreachable(
+        f"cannot {call.what}: {type(error).__name__}: {shorten(str(error))}; it may or may not have been done",
+        metadata=call.facts,
+    )
+
+
+def _timed_out(call: ApiCall, limit_s: float) -> TimedOut:
+    return TimedOut(
+        f"cannot {call.what}: no answer within {limit_s:g} s; it may or may not have been done: read before trying again",
+        metadata=call.facts,
+    )

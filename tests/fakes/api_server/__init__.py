@@ -1,0 +1,1 @@
+"""A stateful API server on loopback, strict where the real one is strict, and hostile on demand."""
