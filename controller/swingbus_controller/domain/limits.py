@@ -12,6 +12,11 @@ from dataclasses import dataclass
 
 from swingbus.faults import InvalidInput
 
+# A ramp is taken in steps, each in force from its beginning: one cut of many machines a second, not one of a single machine at every
+# meter sample, each with a record on disk.
+RAMP_STEP_S = 1.0
+RAMP_STEPS = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
@@ -23,8 +28,8 @@ class Limit:
         source: who set it, for people ("contract 2026-03", "operator ada").
         start_s, end_s: on the controller's `now_s` axis; `None` is open. The engine converts wall-clock times once,
             when the limit is accepted, so a jumping wall clock cannot end a curtailment early.
-        ramp_s, ramp_from_w: from `start_s` the limit falls in a straight line from `ramp_from_w` and is `limit_w`
-            after `ramp_s`.
+        ramp_s, ramp_from_w: from `start_s` the limit falls from `ramp_from_w` and is `limit_w` after `ramp_s`, in steps of at least
+            `RAMP_STEP_S` that lie on or below the straight line between the two.
     """
 
     name: str
@@ -63,7 +68,8 @@ class Limit:
         if last_s < self.start_s:
             return None
         if self.ramp_s > 0.0 and self.ramp_from_w is not None and last_s < self.start_s + self.ramp_s:
-            done_ratio = (last_s - self.start_s) / self.ramp_s
+            step_s = max(RAMP_STEP_S, self.ramp_s / RAMP_STEPS)
+            done_ratio = min(1.0, (math.floor((last_s - self.start_s) / step_s) + 1.0) * step_s / self.ramp_s)
             return self.ramp_from_w - done_ratio * (self.ramp_from_w - self.limit_w)
         return self.limit_w
 

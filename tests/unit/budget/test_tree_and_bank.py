@@ -92,11 +92,15 @@ def test_an_unknown_feeder_is_not_found() -> None:
 
 
 def test_a_limit_ramps_down_holds_and_ends() -> None:
-    """Between start and the end of its ramp a limit falls in a straight line."""
+    """Between start and the end of its ramp a limit falls in steps, each as low as the line is at the step's end."""
     limit = Limit(name="event", limit_w=400.0, source="t", start_s=100.0, end_s=300.0, ramp_s=50.0, ramp_from_w=600.0)
     assert limit.lowest_w(99.0) is None
-    assert limit.lowest_w(100.0) == 600.0
-    assert limit.lowest_w(125.0) == 500.0
+    assert limit.lowest_w(100.0) == limit.lowest_w(102.4) == 590.0
+    assert limit.lowest_w(125.0) == 490.0
+    falls = [limit.lowest_w(100.0 + tenth / 10.0) for tenth in range(501)]
+    line = [600.0 - 4.0 * tenth / 10.0 for tenth in range(501)]
+    assert all(fall is not None and straight - 10.0 <= fall <= straight for fall, straight in zip(falls, line, strict=True))
+    assert len(set(falls)) == 20
     assert limit.lowest_w(150.0) == 400.0
     assert limit.lowest_w(299.0) == 400.0
     assert limit.lowest_w(300.0) is None
