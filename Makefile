@@ -43,7 +43,7 @@ bench: $(STAMP) ## Measure; writes build/bench.json
 
 proto: $(STAMP) ## Regenerate the messages of the contract
 	@$(BIN)/buf format -w
-	@$(BIN)/python protos/generate.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py
 
 clean: ## Remove what was built here
 	@rm -rf build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache

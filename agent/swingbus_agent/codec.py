@@ -492,4 +492,6 @@ def _bank_report(bank: BankReport) -> link_pb2.BankEffective:
         is_lapsed=bank.is_lapsed,
         is_lost=bank.is_lost,
         unheld_count=bank.unheld_count,
+        locked_out=bank.locked_out,
+        locked_devices=bank.locked_devices,
     )

@@ -774,6 +774,7 @@ class Agent:
             is_lapsed=lapsed,
             is_lost=bank.is_lost,
             unheld_count=sum(d.is_hung for d in bank.devices),
+            locked_out=bank.order is not None and bank.order.locked_out,
         )
 
     def _mode_of(self, bank: Bank, device: Device) -> Mode:

@@ -228,6 +228,25 @@ async def test_restart_keeps_the_order_and_writes_nothing(tmp_path: Path) -> Non
             await until(lambda: sleeper.state is AsicState.SLEEPING, "it still re-catches")
 
 
+async def test_lockout_is_remembered_and_told(tmp_path: Path) -> None:
+    """What was locked out is off, is told as locked out also by the next run, and no longer once an order lifts it."""
+    async with a_site(tmp_path) as site:
+        async with site.agent():
+            await site.adopted()
+            assert not site.controller.bank(BANK).locked_out
+            site.want(1, rest=4, locked_out=True, locked_devices=["m2"])
+            await until(lambda: site.controller.bank(BANK).locked_out, "the lockout is told")
+        site.controller.desired = None
+        before = site.instance()
+        async with site.agent():
+            await until(lambda: site.instance() != before and bool(site.controller.newest.banks), "it reports again")
+            assert site.controller.bank(BANK).locked_out
+            assert list(site.controller.bank(BANK).locked_devices) == ["m2"]
+            site.want(2, full=4)
+            await until(lambda: not site.controller.bank(BANK).locked_out, "it is lifted")
+            assert not site.controller.bank(BANK).locked_devices
+
+
 async def test_torn_state_raises_nothing_until_granted_anew(tmp_path: Path) -> None:
     """With torn records the agent says so, touches nothing, and takes only a grant made for this run."""
     async with a_site(tmp_path) as site:

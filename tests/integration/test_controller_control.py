@@ -267,6 +267,20 @@ async def set_authority(site: TestSite, authority: fleet_pb2.Authority) -> None:
         await capacity_service_pb2_grpc.CapacityServiceStub(channel).SetAuthority(request, timeout=10)
 
 
+async def test_lockout_that_an_agent_holds_reaches_the_plane(site: TestSite) -> None:
+    """A report says what the agent's last order locked: the bank, or devices by name."""
+    plane = ScriptedPlane()
+    bank = link_pb2.BankEffective(bank="s19j", locked_out=True, locked_devices=["asic-001"])
+    async with serve(site, plane), site.channel("edge-1", Role.AGENT) as channel:
+        call = await connect(channel)
+        await read(call)
+        await call.write(pb2.StreamControlRequest(effective=link_pb2.EffectiveState(boot_id="b", banks=[bank])))
+        await call.write(pb2.StreamControlRequest(renewal=pb2.Renewal(sent_boottime_ns=5)))
+        await read(call)
+        told = [(b.locked_out, b.locked_devices) for report, _ in plane.reports for b in report.banks]
+        assert told == [(False, ()), (True, ("asic-001",))]
+
+
 async def test_program_writes_nothing_below_control_and_fences_all_once_it_rises(tmp_path: Path) -> None:
     """Under ADVISE no agent hears a word; an admin raises the authority: each stream ends, and the next one begins with the fence."""
     site = TestSite(tmp_path, SITE.replace('name = "north"', 'name = "north"\nauthority = "control"'))
@@ -309,8 +323,16 @@ async def test_newer_control_stream_ends_the_older(site: TestSite) -> None:
         link_pb2.EffectiveState(banks=[link_pb2.BankEffective(bank="s19j", ready_workloads=["llm"])]),
         link_pb2.EffectiveState(epoch=-1),
         link_pb2.EffectiveState(banks=[link_pb2.BankEffective(bank="S19J")]),
+        link_pb2.EffectiveState(banks=[link_pb2.BankEffective(bank="s19j", locked_devices=["d"] * 20_001)]),
     ],
-    ids=["NaN grant", "bank twice", "workload without unit", "negative epoch", "bad id"],
+    ids=[
+        "NaN grant",
+        "bank twice",
+        "workload without unit",
+        "negative epoch",
+        "bad id",
+        "endless list of locked devices",
+    ],
 )
 async def test_hostile_report_ends_the_stream_and_reaches_nobody(
     site: TestSite, effective: link_pb2.EffectiveState

@@ -39,4 +39,6 @@ def bank_report(
         is_lapsed=told.is_lapsed,
         is_lost=told.is_lost,
         unheld_count=0 if told.applied is None else told.applied.unheld_count,
+        locked_out=order is not None and order.locked_out,
+        locked_devices=() if order is None else order.locked_devices,
     )

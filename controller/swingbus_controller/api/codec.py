@@ -374,8 +374,8 @@ def report_from_proto(agent: str, message: link_pb2.EffectiveState) -> AgentRepo
 
 def _bank_report(message: link_pb2.BankEffective) -> BankReport:
     bank = parse_id(message.bank, "bank")
-    if len(message.stragglers) > MAX_DEVICES or len(message.observed) > MAX_FIELDS:
-        raise InvalidInput(f"bank {bank!r}: too many stragglers or points.", reason="BAD_REPORT")
+    if max(len(message.stragglers), len(message.locked_devices)) > MAX_DEVICES or len(message.observed) > MAX_FIELDS:
+        raise InvalidInput(f"bank {bank!r}: too many stragglers, locked devices or points.", reason="BAD_REPORT")
     counts = (
         message.epoch,
         message.generation,
@@ -416,6 +416,8 @@ def _bank_report(message: link_pb2.BankEffective) -> BankReport:
         is_lapsed=message.is_lapsed,
         is_lost=message.is_lost,
         unheld_count=message.unheld_count,
+        locked_out=message.locked_out,
+        locked_devices=tuple(device[:MAX_UID] for device in message.locked_devices),
     )
 
 

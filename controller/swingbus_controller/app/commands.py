@@ -281,15 +281,7 @@ class Commands:
         lockout = Lockout(
             bank=bank, author=order.author, reason=order.reason, created_unix_s=self._clock.now().timestamp()
         )
-        entry = self._recorder.entry(
-            "lockout_set",
-            bank_subject(bank),
-            f"{bank} is locked out: off, never woken by software",
-            author=order.author,
-            reason=order.reason,
-            payload=payload("lockout", lockout),
-        )
-        self._record(order, bank, entry)
+        self._record(order, bank, self._recorder.lockout(lockout))
         return lockout
 
     def set_authority(self, order: Order, *, authority: Authority) -> None:

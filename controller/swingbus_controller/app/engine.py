@@ -49,15 +49,17 @@ from swingbus_controller.domain.decisions import (
     decide_cover,
     decide_regrant,
     decide_settle,
+    decide_shrink,
     shows_newer_grant,
 )
+from swingbus_controller.domain.directives import Lockout
 from swingbus_controller.domain.flip import WattState
 from swingbus_controller.domain.flip import rebased as rebased_flip
 from swingbus_controller.domain.frames import AgentInventory, BatchFrame
 from swingbus_controller.domain.guard import exceeded_groups, guard
 from swingbus_controller.domain.limits import Limit
 from swingbus_controller.domain.market import MarketView
-from swingbus_controller.domain.placement import Holdings, adopt, needed_w
+from swingbus_controller.domain.placement import Holdings, adopt, needed_w, resting_w
 from swingbus_controller.domain.plan import Authority, Plan
 from swingbus_controller.domain.reports import Marker
 from swingbus_controller.domain.settle import NotSettled, SettleReason
@@ -294,6 +296,7 @@ class SiteEngine:
         if self.state.authority is Authority.CONTROL:
             self._protect(now_s, now_unix_s)
             self._adopt(now_s, now_unix_s)
+            self._lock_down(now_s)
             self._settle(now_s)
             self.flips.tick(now_s)
             self._curtail(now_s, now_unix_s)
@@ -364,7 +367,7 @@ class SiteEngine:
         waited_s = now_s - newest.at_s
         is_stuck = waited_s > self.state.site.protocol.shed_deadline_s
         wanted_w = 0.0
-        if newest.kind is GrantKind.REGRANT and self._is_over(name, newest.grant_w):
+        if newest.kind is GrantKind.REGRANT and self._is_over(name, newest.grant_w) and name not in self.state.lockouts:
             model = self.state.models[name]
             wanted_w = needed_w(model, self.state.holdings[name], self.state.open_flips(name))
         elif is_stuck and heard[1].generation == newest.generation:
@@ -399,6 +402,7 @@ class SiteEngine:
         for name, (_, bank) in list(self._reports.items()):
             adopted = decide_adoption(ledger, name, now_s)
             if adopted:
+                self._take_up_lockout(name, bank, now_unix_s)
                 entries = [self.recorder.budget(event) for event in adopted]
                 # A journal that is older than the agent's grant knows placements of another time: what works there now stays.
                 is_outdated = shows_newer_grant(ledger, name) and not self.state.open_flips(name)
@@ -420,6 +424,43 @@ class SiteEngine:
                 regrant = decide_regrant(ledger, name, now_s)
                 if isinstance(regrant, GrantIssued):
                     self.recorder.record(self.recorder.budget(regrant))
+
+    def _take_up_lockout(self, name: str, bank: orders.BankReport, now_unix_s: float) -> None:
+        """Record a lockout that only the agent remembers: our journal is lost or old, or it was lifted while the agent was away.
+
+        Which of them cannot be told from here, and hands may be inside: a person lifts it.
+        """
+        if name in self.state.lockouts or not (bank.locked_out or bank.locked_devices):
+            return
+        agent = self.state.models[name].declared.agent
+        named = "" if bank.locked_out else f", for {', '.join(bank.locked_devices)}"
+        lockout = Lockout(
+            bank=name,
+            author=agent,
+            reason=f"agent {agent} holds it in its last order{named}; this controller's journal does not know it",
+            created_unix_s=now_unix_s,
+        )
+        self.recorder.record(self.recorder.lockout(lockout))
+
+    def _lock_down(self, now_s: float) -> None:
+        """Take from banks with hands inside every watt that their machines at rest don't need; `_fit` then puts the rest on record.
+
+        What machines draw all the same was covered by what is read back, and is trimmed as that falls.
+        """
+        for name, model in self.state.models.items():
+            newest = self.state.ledger.newest_grant(name)
+            if name not in self.state.lockouts or newest is None or newest.reason == COVERING:
+                continue
+            cut = decide_shrink(
+                self.state.ledger,
+                name,
+                resting_w(model),
+                now_s,
+                kind=GrantKind.SAFETY,
+                reason="locked out",
+            )
+            if isinstance(cut, GrantIssued):
+                self.recorder.record(self.recorder.budget(cut))
 
     def _settle(self, now_s: float) -> None:
         ledger = self.state.ledger

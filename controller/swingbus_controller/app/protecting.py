@@ -46,9 +46,17 @@ def _efficiency_rank(model: BankModel, point: OperatingPoint) -> float:
 
 
 def _rungs(
-    model: BankModel, holdings: Holdings, open_flips: Sequence[Flip], reserved_classes: frozenset[str]
+    model: BankModel,
+    holdings: Holdings,
+    open_flips: Sequence[Flip],
+    reserved_classes: frozenset[str],
+    *,
+    is_locked_out: bool,
 ) -> list[_Rung]:
-    """Return what a bank can give, in the order of giving way: mining, then caps, then spot inference; reserved GPUs are only capped."""
+    """Return what a bank can give, in the order of giving way: mining, then caps, then spot inference; reserved GPUs are only capped.
+
+    With hands inside everything rests, whoever it was promised to.
+    """
     rungs: list[_Rung] = []
     capped = min((p for p in model.points.values() if p.mode is Mode.INFERENCE), key=lambda p: p.claim_w, default=None)
     for name, (count, units) in sorted(free_devices(model, holdings, open_flips).items()):
@@ -57,9 +65,9 @@ def _rungs(
             kind_rank = 0 if model.kind is DeviceKind.ASIC else 1
             rungs.append(_Rung((kind_rank, -_efficiency_rank(model, origin)), origin, model.rest, count, units))
         elif origin.mode is Mode.INFERENCE:
-            if capped is not None and capped.claim_w < origin.claim_w:
+            if capped is not None and capped.claim_w < origin.claim_w and not is_locked_out:
                 rungs.append(_Rung((2, 0.0), origin, capped, count, units))
-            if model.device_class.inference_class not in reserved_classes:
+            if is_locked_out or model.device_class.inference_class not in reserved_classes:
                 rungs.append(_Rung((3, 0.0), origin, model.rest, count, units))
     return sorted((r for r in rungs if r.per_device_w > 0.0), key=lambda r: (r.rank, r.origin.name, r.to.name))
 
@@ -116,14 +124,20 @@ def shed_steps(state: SiteState, now_unix_s: float) -> tuple[ShedStep, ...]:
         model = state.models[name]
         open_flips = state.open_flips(name)
         left_w = needed_w(model, holdings, open_flips)
-        for rank, freed_w, step_w in sorted(_gives(model, holdings, open_flips, reserved), key=lambda give: give[0]):
+        gives = _gives(model, holdings, open_flips, reserved, is_locked_out=name in state.lockouts)
+        for rank, freed_w, step_w in sorted(gives, key=lambda give: give[0]):
             left_w -= freed_w
             steps.append((rank, name, ShedStep(bank=name, to_w=left_w, step_w=step_w)))
     return tuple(step for _, _, step in sorted(steps, key=lambda s: (s[0], s[1])))
 
 
 def _gives(
-    model: BankModel, holdings: Holdings, open_flips: Sequence[Flip], reserved: frozenset[str]
+    model: BankModel,
+    holdings: Holdings,
+    open_flips: Sequence[Flip],
+    reserved: frozenset[str],
+    *,
+    is_locked_out: bool,
 ) -> Iterator[tuple[tuple[int, float], float, float]]:
     """Yield (rank, watts in all, watts of one step) of everything that a bank can give."""
     coming_w = unshed_w(model, holdings, open_flips)
@@ -134,7 +148,7 @@ def _gives(
             yield growth_rank(flip), flip.claim_delta_w, flip.claim_delta_w
     size = _unit_size(model)
     capped: set[str] = set()
-    for rung in _rungs(model, holdings, open_flips, reserved):
+    for rung in _rungs(model, holdings, open_flips, reserved, is_locked_out=is_locked_out):
         per_device_w = rung.per_device_w
         if rung.to.mode is Mode.INFERENCE:
             capped.add(rung.origin.name)
@@ -179,7 +193,8 @@ def fitting_flips(
     over_w = needed_w(model, holdings, open_flips) - unshed_w(model, holdings, open_flips) - granted_w
     flips: list[Flip] = []
     used: set[str] = set()
-    for rung in _rungs(model, holdings, open_flips, reserved_classes(state, now_unix_s)):
+    reserved = reserved_classes(state, now_unix_s)
+    for rung in _rungs(model, holdings, open_flips, reserved, is_locked_out=bank in state.lockouts):
         if over_w <= TOLERANCE_W:
             break
         if rung.origin.name in used or rung.rank[0] > up_to:

@@ -10,7 +10,8 @@ from typing import Any
 
 from swingbus.clock import Clock
 from swingbus_controller.domain.budget_events import BudgetEvent, GrantIssued, GroupExceeded, GroupSettled
-from swingbus_controller.domain.site_state import SiteState, budget_payload
+from swingbus_controller.domain.directives import Lockout
+from swingbus_controller.domain.site_state import SiteState, budget_payload, payload
 from swingbus_controller.ports.journal import Journal, JournalEntry
 
 CONTROLLER = "controller"
@@ -73,6 +74,17 @@ class Recorder:
             reason=reason or getattr(event, "reason", ""),
             facts=_facts(event),
             payload=budget_payload(event),
+        )
+
+    def lockout(self, lockout: Lockout) -> JournalEntry:
+        """Return the entry of hands inside."""
+        return self.entry(
+            "lockout_set",
+            bank_subject(lockout.bank),
+            f"{lockout.bank} is locked out: off, never woken by software",
+            author=lockout.author,
+            reason=lockout.reason,
+            payload=payload("lockout", lockout),
         )
 
     def record(self, *entries: JournalEntry) -> int:

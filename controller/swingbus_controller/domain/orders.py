@@ -153,6 +153,8 @@ class BankReport:
     is_lapsed: bool = False
     is_lost: bool = False
     unheld_count: int = 0
+    locked_out: bool = False  # by the order that is durable at the agent
+    locked_devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -276,6 +276,11 @@ def needed_w(model: BankModel, holdings: Holdings, flips: Iterable[Flip], *, wit
     return model.fixed_claim_w + devices_w + flips_w + charged_w(model, holdings)
 
 
+def resting_w(model: BankModel) -> float:
+    """Return the grant of a bank whose devices all rest."""
+    return model.fixed_claim_w + model.declared.device_count * model.rest.claim_w
+
+
 def charged_w(model: BankModel, holdings: Holdings) -> float:
     """Return what failed flips are charged beyond the points where their devices are told to be."""
     return max(0.0, sum(c.claim_w - c.count * model.points[c.point].claim_w for c in holdings.charges))
