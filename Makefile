@@ -11,10 +11,10 @@ STAMP := $(VENV)/.ready
 # Two workers: tests hold real servers and real clocks, more would make timing lie.
 WORKERS ?= 2
 
-.PHONY: help setup demo test check bench proto prove docs clean
+.PHONY: help setup demo test check bench proto prove cluster cluster-down docs clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml requirements/constraints.txt tools/setup.sh
 	@bash tools/setup.sh "$(PYTHON)" "$(VENV)"
@@ -40,6 +40,12 @@ prove: $(STAMP) ## Prove the power protocol: 20,000 histories and every planted 
 
 bench: $(STAMP) ## Measure; writes build/bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+cluster: $(STAMP) ## A real Kubernetes cluster on this machine (docs/cluster.md); ARGS="--real-nodes 2"
+	@$(BIN)/python -m swingbus_sim.cluster up $(ARGS)
+
+cluster-down: $(STAMP) ## End that cluster, also what a crash left of one
+	@$(BIN)/python -m swingbus_sim.cluster down
 
 proto: $(STAMP) ## Regenerate the messages of the contract
 	@$(BIN)/buf format -w

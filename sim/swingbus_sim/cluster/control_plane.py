@@ -1,0 +1,218 @@
+"""The control plane: etcd, API server, controller-manager, scheduler, each a process with a certificate of its own.
+
+Decides flags and order. RBAC is on; etcd accepts only the API server's certificate. In a cluster without real nodes all listen on
+loopback; with them all live in a network namespace of their own, where the API server also listens on the bridge.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swingbus_sim.cluster.api import Api
+from swingbus_sim.cluster.certificates import Authority, Pair, write_service_account_keys
+from swingbus_sim.cluster.kubeconfig import write_kubeconfig
+from swingbus_sim.cluster.layout import API_SERVICE_ADDRESS, DOMAIN, POD_RANGE, SERVICE_RANGE, Layout
+from swingbus_sim.cluster.processes import Processes
+from swingbus_sim.cluster.tools import Tools
+
+_LOOPBACK = "127.0.0.1"
+_READY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where each part listens."""
+
+    api: int
+    etcd: int
+    etcd_peer: int
+    controllers: int
+    scheduler: int
+
+
+FIXED_PORTS = Ports(api=6443, etcd=2379, etcd_peer=2380, controllers=10257, scheduler=10259)
+
+
+def free_ports() -> Ports:
+    """Return ports that nobody on loopback listens on now; all are held until the last is found, so none comes twice."""
+    sockets = [socket.socket() for _ in range(5)]
+    try:
+        for one in sockets:
+            one.bind((_LOOPBACK, 0))
+        numbers = [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+    api, etcd, etcd_peer, controllers, scheduler = numbers
+    return Ports(api=api, etcd=etcd, etcd_peer=etcd_peer, controllers=controllers, scheduler=scheduler)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """What the cluster's programs show each other."""
+
+    authority: Authority
+    etcd_authority: Authority
+    api_server: Pair
+    etcd: Pair
+    admin: Pair
+    service_accounts: Pair
+
+
+def make_keys(layout: Layout, *, address: str) -> Keys:
+    """Make the authorities and the control plane's own certificates."""
+    folder = layout.certificates
+    authority = Authority(folder, name="cluster")
+    etcd_authority = Authority(folder, name="etcd")
+    names = (
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        f"kubernetes.default.svc.{DOMAIN}",
+        "localhost",
+    )
+    return Keys(
+        authority=authority,
+        etcd_authority=etcd_authority,
+        api_server=authority.issue(
+            "kube-apiserver", user="kube-apiserver", hosts=(*names, _LOOPBACK, address, API_SERVICE_ADDRESS)
+        ),
+        etcd=etcd_authority.issue("etcd-server", user="etcd", hosts=("localhost", _LOOPBACK)),
+        admin=authority.issue("admin", user="admin", groups=("system:masters",)),
+        service_accounts=write_service_account_keys(folder),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """One control plane before it is started.
+
+    Args:
+        address: where the API server answers besides loopback; loopback where there is no bridge.
+        enter: the command that runs another one in the control plane's network namespace; empty on the host's own loopback.
+    """
+
+    layout: Layout
+    tools: Tools
+    processes: Processes
+    keys: Keys
+    ports: Ports
+    address: str
+    enter: tuple[str, ...]
+
+    @property
+    def server(self) -> str:
+        """The API server's address for programs beside it."""
+        return f"https://{self.address}:{self.ports.api}"
+
+    def kubeconfig(self, name: str, *, user: str, groups: tuple[str, ...] = ()) -> Path:
+        """Issue a certificate for a program and return its kubeconfig."""
+        pair = self.keys.authority.issue(name, user=user, groups=groups)
+        return write_kubeconfig(
+            self.layout.kubeconfigs / name, server=self.server, authority=self.keys.authority.certificate, user=pair
+        )
+
+    def start(self, api: Api, say: Callable[[str], None]) -> None:
+        """Start all and return when the API server answers and the other two have begun."""
+        self._start_etcd()
+        self._start_api_server()
+        say("etcd and API server started")
+        self.processes.wait_ready("kube-apiserver", api.is_ready, timeout_s=_READY_TIMEOUT_S)
+        say("API server is ready")
+        for name, port in (
+            ("kube-controller-manager", self.ports.controllers),
+            ("kube-scheduler", self.ports.scheduler),
+        ):
+            own = self.kubeconfig(name, user=f"system:{name}")
+            specific = self._controllers() if name == "kube-controller-manager" else ()
+            self._start(
+                name,
+                (
+                    f"--kubeconfig={own}",
+                    f"--authentication-kubeconfig={own}",
+                    f"--authorization-kubeconfig={own}",
+                    f"--bind-address={_LOOPBACK}",
+                    f"--secure-port={port}",
+                    f"--tls-cert-file={self.keys.api_server.certificate}",
+                    f"--tls-private-key-file={self.keys.api_server.key}",
+                    "--leader-elect=false",
+                    "--kube-api-qps=500",
+                    "--kube-api-burst=1000",
+                    *specific,
+                ),
+            )
+
+    def _start_etcd(self) -> None:
+        # Its data need not survive the machine, so it never waits for the disk.
+        own = self.keys.etcd
+        client, peer = f"https://{_LOOPBACK}:{self.ports.etcd}", f"https://{_LOOPBACK}:{self.ports.etcd_peer}"
+        self._start(
+            "etcd",
+            (
+                f"--data-dir={self.layout.run / 'etcd'}",
+                f"--listen-client-urls={client}",
+                f"--advertise-client-urls={client}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=default={peer}",
+                f"--cert-file={own.certificate}",
+                f"--key-file={own.key}",
+                f"--trusted-ca-file={self.keys.etcd_authority.certificate}",
+                "--client-cert-auth",
+                f"--peer-cert-file={own.certificate}",
+                f"--peer-key-file={own.key}",
+                f"--peer-trusted-ca-file={self.keys.etcd_authority.certificate}",
+                "--peer-client-cert-auth",
+                "--unsafe-no-fsync",
+                "--log-level=warn",
+            ),
+        )
+
+    def _start_api_server(self) -> None:
+        keys = self.keys
+        kubelet_client = keys.authority.issue("kubelet-client", user="swingbus:kubelet-client")
+        self._start(
+            "kube-apiserver",
+            (
+                f"--etcd-servers=https://{_LOOPBACK}:{self.ports.etcd}",
+                f"--etcd-cafile={keys.etcd_authority.certificate}",
+                f"--etcd-certfile={keys.etcd.certificate}",
+                f"--etcd-keyfile={keys.etcd.key}",
+                # In its own namespace: every address there (loopback and the bridge). Else loopback alone.
+                f"--bind-address={'0.0.0.0' if self.enter else _LOOPBACK}",
+                f"--advertise-address={self.address}",
+                # Pods can reach the API by its service name only where there is a bridge.
+                f"--endpoint-reconciler-type={'lease' if self.enter else 'none'}",
+                f"--secure-port={self.ports.api}",
+                f"--tls-cert-file={keys.api_server.certificate}",
+                f"--tls-private-key-file={keys.api_server.key}",
+                f"--client-ca-file={keys.authority.certificate}",
+                f"--service-account-key-file={keys.service_accounts.certificate}",
+                f"--service-account-signing-key-file={keys.service_accounts.key}",
+                f"--service-account-issuer=https://kubernetes.default.svc.{DOMAIN}",
+                f"--service-cluster-ip-range={SERVICE_RANGE}",
+                "--authorization-mode=Node,RBAC",
+                "--enable-admission-plugins=NodeRestriction",
+                "--allow-privileged=true",
+                "--kubelet-preferred-address-types=InternalIP",
+                f"--kubelet-certificate-authority={keys.authority.certificate}",
+                f"--kubelet-client-certificate={kubelet_client.certificate}",
+                f"--kubelet-client-key={kubelet_client.key}",
+            ),
+        )
+
+    def _controllers(self) -> Sequence[str]:
+        keys = self.keys
+        return (
+            f"--root-ca-file={keys.authority.certificate}",
+            f"--service-account-private-key-file={keys.service_accounts.key}",
+            "--use-service-account-credentials=true",
+            f"--cluster-cidr={POD_RANGE}",
+            "--allocate-node-cidrs=false",
+        )
+
+    def _start(self, name: str, flags: Sequence[str]) -> None:
+        self.processes.start(name, (str(self.tools.path(name)), *flags), enter=self.enter)

@@ -1,0 +1,97 @@
+"""What real nodes need of the machine, said before anything is started; on Debian as root the missing packages are installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from swingbus.faults import SwingbusError
+from swingbus_sim.cluster.cgroups import hierarchies
+from swingbus_sim.cluster.processes import SYSTEM_PATH, run
+
+# Command and the Debian package that has it.
+_COMMANDS = {
+    "runc": "runc",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "mount": "mount",
+}
+_HIDDEN_IN_NODES = (Path("/var"), Path("/run"))
+_INSTALL_TIMEOUT_S = 300.0
+
+
+def find_command(name: str) -> str | None:
+    """Return where a system command is, also where the caller's PATH has no sbin folder."""
+    return shutil.which(name, path=f"{SYSTEM_PATH}:{os.environ.get('PATH', '')}")
+
+
+def install_packages(say: Callable[[str], None]) -> None:
+    """Install what real nodes lack, where this can be done (root and apt-get); elsewhere `missing_for_nodes` says what to install."""
+    packages = sorted({package for command, package in _COMMANDS.items() if find_command(command) is None})
+    if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    say(f"installing {' '.join(packages)} (for real nodes)")
+    environment = ("env", "DEBIAN_FRONTEND=noninteractive")
+    install = (*environment, "apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *packages)
+    try:
+        run(install, timeout_s=_INSTALL_TIMEOUT_S)
+    except SwingbusError:
+        # A machine without package lists (or with old ones) knows no package until they are fetched.
+        run((*environment, "apt-get", "update", "--quiet"), timeout_s=_INSTALL_TIMEOUT_S)
+        run(install, timeout_s=_INSTALL_TIMEOUT_S)
+
+
+def missing_for_nodes(home: Path) -> tuple[str, ...]:
+    """Return why real nodes can't run here, each as a sentence with what to do; empty where they can.
+
+    Args:
+        home: where clusters keep their things; a node has a /var and /run of its own, so it must lie elsewhere.
+    """
+    lacks: list[str] = []
+    if not sys.platform.startswith("linux"):
+        return ("real nodes need Linux",)
+    if os.geteuid() != 0:
+        lacks.append("real nodes need root (namespaces, mounts, cgroups): run as root")
+    for command, package in _COMMANDS.items():
+        if find_command(command) is None:
+            lacks.append(f"{command} is missing: install the package {package}")
+    if any(home.resolve().is_relative_to(hidden) for hidden in _HIDDEN_IN_NODES):
+        lacks.append(
+            f"{home} lies under /var or /run, which nodes replace: set SWINGBUS_CLUSTER_HOME to another folder"
+        )
+    if not lacks:
+        lacks.extend(_refused_by_kernel())
+    return tuple(lacks)
+
+
+def _refused_by_kernel() -> tuple[str, ...]:
+    """Try what a container or a hardened kernel refuses even to root; nothing of it stays."""
+    try:
+        run(
+            (
+                "unshare",
+                "--net",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "ip",
+                "link",
+                "set",
+                "lo",
+                "up",
+            )
+        )
+    except SwingbusError as error:
+        return (f"namespaces can't be made here, also by root: {error}",)
+    roots = hierarchies()
+    if not roots:
+        return ("no cgroup file system is mounted",)
+    closed = [str(root) for root in roots if not os.access(root, os.W_OK)]
+    return (f"cgroups can't be made in {', '.join(closed)}",) if closed else ()
