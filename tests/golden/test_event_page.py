@@ -14,11 +14,13 @@ from swingbus_controller.domain.flip import Phase
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "log-events.md"
-PROGRAMS = (ROOT / "agent" / "swingbus_agent", ROOT / "controller" / "swingbus_controller")
 SEVERITIES = {"info", "warning", "error"}
 
-# Calls by which something gets on the record; the kind is the first argument or `kind=`.
-DOORS = {"note", "entry", "tell", "_tell"}
+# Calls by which something gets on the record, by program; the kind is the first argument or `kind=`.
+DOORS = {
+    ROOT / "agent" / "swingbus_agent": {"tell", "_tell"},
+    ROOT / "controller" / "swingbus_controller": {"note", "entry"},
+}
 RECORDS = {"Notice", "JournalEntry", "AgentEvent"}
 # Kinds that are made of a word and a state.
 MADE_OF = {
@@ -31,8 +33,9 @@ MADE_OF = {
 class Module:
     """One source file, and the event kinds that it makes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, doors: set[str]) -> None:
         self.path = path
+        self.doors = doors
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.constants = {
             target.id: node.value.value
@@ -50,7 +53,7 @@ class Module:
         """Yield the kinds of all calls that put something on the record."""
         for call in self._calls():
             name = _name(call)
-            if name in RECORDS or (name in DOORS and isinstance(call.func, ast.Attribute)):
+            if name in RECORDS or (name in self.doors and isinstance(call.func, ast.Attribute)):
                 kind = _argument(call, 0)
                 # `Faults.note` collects what is wrong in a file: it has neither source nor subject.
                 if kind is not None and not (name == "note" and not any(k.arg == "subject" for k in call.keywords)):
@@ -97,7 +100,7 @@ class Module:
                 f"{self.path}:{kind.lineno}: what is {name}?"
             )
             return set()  # a reading's events, told on
-        if function.name in DOORS:
+        if function.name in self.doors:
             return set()  # its callers are looked at themselves
         place = names.index(name) - (names[0] == "self")
         found = [_argument(call, place, name) for call in self._calls() if _name(call) == function.name]
@@ -119,9 +122,13 @@ def _argument(call: ast.Call, place: int, name: str = "kind") -> ast.expr | None
 
 def kinds_in_source() -> set[str]:
     """Return every kind that the programs make."""
-    paths = [path for program in PROGRAMS for path in sorted(program.rglob("*.py"))]
-    # The journal on disk gives back what was put in.
-    return {kind for path in paths if path.parent.name != "storage" for kind in Module(path).kinds()}
+    return {
+        kind
+        for program, doors in DOORS.items()
+        for path in sorted(program.rglob("*.py"))
+        if path.parent.name != "storage"  # the journal on disk gives back what was put in
+        for kind in Module(path, doors).kinds()
+    }
 
 
 def rows() -> list[list[str]]:
