@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from swingbus_sim.cluster.cgroups import hierarchies
+from swingbus_sim.cluster.processes import read_id
+
 _LISTEN = "0A"
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+# A kubelet sets the first six for the whole machine if it can; kube-proxy the table of connections; forwarding is a router's.
+_SETTINGS = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+    "net/netfilter/nf_conntrack_max",
+    "net/ipv4/ip_forward",
+)
 
 
 def processes_below(folder: Path) -> tuple[str, ...]:
@@ -18,32 +35,84 @@ def processes_below(folder: Path) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """Where a cluster with real nodes could leave something, as it is now; equal before and after means that nothing was left."""
+
+    links: frozenset[str]
+    cgroups: frozenset[str]
+    run: frozenset[str]
+    var_lib: frozenset[str]
+    var_log: frozenset[str]
+    opt: frozenset[str]
+    etc: frozenset[str]
+    named_networks: frozenset[str]
+    mounts: frozenset[str]
+    settings: tuple[str, ...]
+
+
+def look() -> Traces:
+    """Look at the machine."""
+    return Traces(
+        links=names_in("/sys/class/net"),
+        cgroups=frozenset(name for root in hierarchies() for name in names_in(str(root)) if name.startswith("swb-")),
+        run=names_in("/run"),
+        var_lib=names_in("/var/lib"),
+        var_log=names_in("/var/log"),
+        opt=names_in("/opt"),
+        etc=names_in("/etc"),
+        named_networks=names_in("/run/netns"),
+        mounts=frozenset(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        settings=tuple(_words(Path("/proc/sys") / name) for name in _SETTINGS),
+    )
+
+
+def inhabitants(pid: int) -> tuple[int, ...]:
+    """Return every process that shares a process's pid or network namespace, whoever its parent is."""
+    wanted = {_namespace(pid, kind) for kind in ("pid", "net")} - {
+        _namespace(os.getpid(), kind) for kind in ("pid", "net")
+    }
+    return tuple(
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and wanted & {_namespace(int(entry.name), kind) for kind in ("pid", "net")} - {""}
+    )
+
+
+def find_command(marker: str) -> tuple[int, ...]:
+    """Return the living processes whose command line holds the marker, other than those that only start others."""
+    return tuple(
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and marker in _words(entry / "cmdline") and read_id(int(entry.name)) is not None
+    )
+
+
 def listening(pids: Iterable[int]) -> tuple[tuple[str, int], ...]:
-    """Return the TCP addresses and ports that processes listen at."""
+    """Return the TCP addresses and ports that processes listen at in our own network namespace, wherever they are themselves."""
+    wanted = {
+        match.group(1) for pid in pids for link in _links(Path(f"/proc/{pid}/fd")) if (match := _SOCKET.fullmatch(link))
+    }
     found: list[tuple[str, int]] = []
-    for pid in pids:
-        inodes = {
-            match.group(1)
-            for link in _links(Path(f"/proc/{pid}/fd"))
-            if (match := re.fullmatch(r"socket:\[(\d+)\]", link))
-        }
-        for family in ("tcp", "tcp6"):
-            for line in Path(f"/proc/{pid}/net/{family}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTEN and fields[9] in inodes:
-                    found.append(_address(fields[1]))
+    for family in ("tcp", "tcp6"):
+        for line in Path(f"/proc/self/net/{family}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN and fields[9] in wanted:
+                found.append(_address(fields[1]))
     return tuple(found)
-
-
-def mounts_below(folder: Path) -> tuple[str, ...]:
-    """Return our own mount namespace's mounts that come from the folder or lie in it."""
-    return tuple(line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line)
 
 
 def names_in(folder: str) -> frozenset[str]:
     """Return what a folder holds; nothing where there is no such folder."""
     path = Path(folder)
     return frozenset(entry.name for entry in path.iterdir()) if path.is_dir() else frozenset()
+
+
+def _namespace(pid: int, kind: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/{kind}")
+    except OSError:
+        return ""
 
 
 def _names(entry: Path, wanted: str) -> bool:

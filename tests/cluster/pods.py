@@ -8,6 +8,7 @@ from typing import Any
 
 from swingbus.faults import NotFound
 from swingbus_sim.cluster.api import Api
+from swingbus_sim.cluster.images import BASE_IMAGE
 from swingbus_sim.cluster.kwok import TOLERATION
 from swingbus_sim.cluster.processes import wait_until
 
@@ -42,6 +43,40 @@ def make_pod_spec(*, gated: bool, gpu_count: int = 1) -> dict[str, Any]:
 def make_pod(name: str, spec: Mapping[str, Any], *, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return a pod object."""
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": dict(labels or {})}, "spec": spec}
+
+
+def make_probe_spec(node: str, *command: str) -> dict[str, Any]:
+    """Return the spec of a pod that runs one of the machine's own programs on a real node, with no rights at all.
+
+    The image is empty; the machine's /usr is mounted over it, so nothing is downloaded.
+    """
+    return {
+        "nodeSelector": {"kubernetes.io/hostname": node},
+        "terminationGracePeriodSeconds": 2,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [
+            {
+                "name": "probe",
+                "image": BASE_IMAGE,
+                "imagePullPolicy": "Never",
+                "command": list(command),
+                "workingDir": "/tmp",
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [{"name": "usr", "mountPath": "/usr", "readOnly": True}],
+            }
+        ],
+        "volumes": [{"name": "usr", "hostPath": {"path": "/usr"}}],
+    }
+
+
+def is_running(pod: Mapping[str, Any]) -> bool:
+    """Return whether all its containers are ready."""
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return bool(statuses) and all(status["ready"] for status in statuses)
 
 
 def lift(node: str) -> Sequence[Mapping[str, Any]]:
