@@ -93,7 +93,7 @@ class SiteEngine:
         self.state = state
         self.recorder = Recorder(site=state.site.name, journal=journal, state=state, clock=clock)
         self.book = OrderBook(state, instance)
-        self._accuser = Accuser(state, self.recorder)
+        self._accuser = Accuser(state, self.recorder, clock.boottime_s())
         self.plan: Plan | None = None
         self.admission: Admission | None = None
         self._journal = journal

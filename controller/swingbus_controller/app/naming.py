@@ -1,6 +1,6 @@
 """Names on the record: machines that ignore or wake, groups that draw more than was granted or than they report.
 
-Decides what is accused and when it is not: nobody is accused of what a disturbance did (a blip wakes every machine with volatile
+Decides what is accused and when it is not, and which machines are known to ignore sleep: nobody is accused of what a disturbance did (a blip wakes every machine with volatile
 sleep), and a gap at a meter accuses only while nothing was asked of its group. Invariant: each subject is accused of each word once.
 """
 
@@ -13,11 +13,15 @@ from swingbus_controller.app.recording import Recorder, bank_subject
 from swingbus_controller.domain import orders
 from swingbus_controller.domain.accusing import GapWatch
 from swingbus_controller.domain.budget_events import GroupExceeded
-from swingbus_controller.domain.points import WORKING_MODES
+from swingbus_controller.domain.placement import ORDER_MODES
+from swingbus_controller.domain.points import WORKING_MODES, DeviceKind, Mode
 from swingbus_controller.domain.reports import MeterWindow
 from swingbus_controller.domain.site_state import SiteState
 
 WORDS = {"ignored": "ignored_write", "self_woke": "self_woke"}
+# Whoever ignored sleep is not asked again for so long: a cut that counts on it is never proven.
+IGNORED_S = 3600.0
+_ASLEEP = ORDER_MODES[Mode.STANDBY].value
 # A step of this share of the group's largest device is more than fans, errors and noise make at a standstill.
 STEP_RATIO = 0.5
 
@@ -25,13 +29,19 @@ STEP_RATIO = 0.5
 class Accuser:
     """Keeps what accusations need of the past, and records them."""
 
-    def __init__(self, state: SiteState, recorder: Recorder) -> None:
+    def __init__(self, state: SiteState, recorder: Recorder, now_s: float) -> None:
         self._state = state
         self._recorder = recorder
         self._excused: set[tuple[str, str]] = set()
         self._reported_w: dict[str, float] = {}
         self._watches: dict[str, GapWatch] = {}
         self._grants: dict[str, tuple[object, ...]] = {}
+        # A start believes the record.
+        for subject, words in state.accusations.items():
+            bank, is_device, device = subject.partition("/devices/")
+            if is_device and WORDS["ignored"] in words:
+                for name in (n for n in state.models if bank_subject(n) == bank):
+                    self._note_ignoring(name, device, now_s)
 
     def take_report(self, name: str, bank: orders.BankReport, now_s: float) -> None:
         """Accuse devices that the agent could not bring where they shall be, and that no disturbance excuses."""
@@ -43,6 +53,8 @@ class Accuser:
         # Excused until it was seen in its place once.
         self._excused -= known - out_of_place
         for straggler in bank.stragglers:
+            if straggler.reason == "ignored":
+                self._note_ignoring(name, straggler.device, now_s)
             word = WORDS.get(straggler.reason)
             if word is None or (straggler.reason == "self_woke" and (name, straggler.device) in self._excused):
                 continue
@@ -53,6 +65,19 @@ class Accuser:
         """Accuse a group that draws more than all its grants."""
         words = f"{exceeded.group} draws {(exceeded.upper_w - exceeded.granted_w) / 1000:.1f} kW more than granted"
         self._accuse("group_accused", f"feeders/{exceeded.group}", "exceeds_grant", words)
+
+    def take_modes(self, name: str, devices: Sequence[str], modes: Sequence[int], now_s: float) -> None:
+        """Forget that a machine ignores sleep once a reading shows it asleep, or long after it was last asked."""
+        ignoring = self._state.ignoring.get(name)
+        if ignoring:
+            asleep = {device for device, mode in zip(devices, modes, strict=True) if mode == _ASLEEP}
+            for device in [d for d, at_s in ignoring.items() if d in asleep or now_s - at_s > IGNORED_S]:
+                del ignoring[device]
+
+    def _note_ignoring(self, name: str, device: str, now_s: float) -> None:
+        # A GPU's limit is not its sleep: there what is enforced counts, and the agent says what that is.
+        if self._state.models[name].kind is DeviceKind.ASIC:
+            self._state.ignoring.setdefault(name, {})[device] = now_s
 
     def take_reported(self, name: str, column: Sequence[float]) -> None:
         """Remember what a bank's devices say that they draw together; one that says nothing makes the sum useless."""

@@ -14,7 +14,7 @@ from swingbus_controller.domain.flip import Flip, step
 from swingbus_controller.domain.flip_events import Begun
 from swingbus_controller.domain.limits import Limit, lowest_limit_w
 from swingbus_controller.domain.market import MarketView
-from swingbus_controller.domain.placement import BankModel, Holdings
+from swingbus_controller.domain.placement import BankModel, Holdings, stuck_counts
 from swingbus_controller.domain.plan import (
     Authority,
     Availability,
@@ -26,7 +26,7 @@ from swingbus_controller.domain.plan import (
     Transit,
 )
 from swingbus_controller.domain.planner import plan
-from swingbus_controller.domain.points import DeviceKind
+from swingbus_controller.domain.points import DeviceKind, Mode
 from swingbus_controller.domain.reservation import needs_at
 from swingbus_controller.domain.site_state import SiteState
 
@@ -101,6 +101,14 @@ def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: flo
     charged: dict[str, int] = {}
     for charge in holdings.charges:
         charged[charge.point] = charged.get(charge.point, 0) + charge.count
+    mining = {
+        name: holdings.count_at(name) - in_flip_count.get(name, 0) - charged.get(name, 0)
+        for name in {p.point for p in holdings.placements if model.points[p.point].mode is Mode.MINING}
+    }
+    # Machines that ignore sleep stay where they are, whatever is planned: a plan that rests them would never be proven.
+    stuck = stuck_counts(model, mining, state.ignoring_count(model.name))
+    stuck_w = sum(count * model.points[name].claim_w for name, count in stuck.items())
+    stuck_draw_w = sum(count * model.points[name].draw_w for name, count in stuck.items())
     held: list[Holding] = []
     for placement in holdings.placements:
         units = tuple(u for u in placement.units if u not in out_of_use)
@@ -111,7 +119,9 @@ def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: flo
             in_flip_count[placement.point] = in_flip_count.get(placement.point, 0) - taken
             lost = min(placement.count - taken, charged.get(placement.point, 0))
             charged[placement.point] = charged.get(placement.point, 0) - lost
-            count = placement.count - taken - lost
+            kept = min(placement.count - taken - lost, stuck.get(placement.point, 0))
+            stuck[placement.point] = stuck.get(placement.point, 0) - kept
+            count = placement.count - taken - lost - kept
         if count > 0:
             held.append(
                 Holding(
@@ -136,8 +146,8 @@ def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: flo
             )
             for f in open_flips
         ),
-        fixed_claim_w=model.fixed_claim_w + sum(c.claim_w for c in holdings.charges),
-        fixed_draw_w=model.fixed_claim_w,
+        fixed_claim_w=model.fixed_claim_w + sum(c.claim_w for c in holdings.charges) + stuck_w,
+        fixed_draw_w=model.fixed_claim_w + stuck_draw_w,
         unit_size=model.device_class.unit_size,
         inference_class=model.device_class.inference_class or None,
         mining_class=model.device_class.mining_class or None,

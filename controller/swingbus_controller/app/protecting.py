@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from swingbus_controller.domain.boot_axis import axis_at
 from swingbus_controller.domain.flip import Direction, Flip, WattState, new_flip
 from swingbus_controller.domain.guard import ShedStep
-from swingbus_controller.domain.placement import BankModel, Holdings, charged_w, needed_w
+from swingbus_controller.domain.placement import BankModel, Holdings, charged_w, needed_w, stuck_counts
 from swingbus_controller.domain.points import DeviceKind, Mode, OperatingPoint
 from swingbus_controller.domain.site_state import SiteState
 
@@ -116,7 +116,8 @@ def shed_steps(state: SiteState, now_unix_s: float) -> tuple[ShedStep, ...]:
     """Return in which order banks are cut: growth to mining, mining worst J/TH first, GPU mining, growth to
     inference, caps, spot inference last.
 
-    The last step of a bank leaves it what resting devices, flips and charges need: a deeper cut could never be obeyed.
+    The last step of a bank leaves it what resting devices, flips and charges need, and its machines that are known to ignore sleep: a
+    deeper cut could never be obeyed, so it would never be proven, and other banks would have to give the same watts once more.
     """
     reserved = reserved_classes(state, now_unix_s)
     steps: list[tuple[tuple[int, float], str, ShedStep]] = []
@@ -124,7 +125,14 @@ def shed_steps(state: SiteState, now_unix_s: float) -> tuple[ShedStep, ...]:
         model = state.models[name]
         open_flips = state.open_flips(name)
         left_w = needed_w(model, holdings, open_flips)
-        gives = _gives(model, holdings, open_flips, reserved, is_locked_out=name in state.lockouts)
+        gives = _gives(
+            model,
+            holdings,
+            open_flips,
+            reserved,
+            ignoring_count=state.ignoring_count(name),
+            is_locked_out=name in state.lockouts,
+        )
         for rank, freed_w, step_w in sorted(gives, key=lambda give: give[0]):
             left_w -= freed_w
             steps.append((rank, name, ShedStep(bank=name, to_w=left_w, step_w=step_w)))
@@ -137,6 +145,7 @@ def _gives(
     open_flips: Sequence[Flip],
     reserved: frozenset[str],
     *,
+    ignoring_count: int,
     is_locked_out: bool,
 ) -> Iterator[tuple[tuple[int, float], float, float]]:
     """Yield (rank, watts in all, watts of one step) of everything that a bank can give."""
@@ -148,14 +157,17 @@ def _gives(
             yield growth_rank(flip), flip.claim_delta_w, flip.claim_delta_w
     size = _unit_size(model)
     capped: set[str] = set()
-    for rung in _rungs(model, holdings, open_flips, reserved, is_locked_out=is_locked_out):
+    rungs = _rungs(model, holdings, open_flips, reserved, is_locked_out=is_locked_out)
+    mining = {r.origin.name: r.count for r in rungs if r.origin.mode is Mode.MINING}
+    stuck = stuck_counts(model, mining, ignoring_count)
+    for rung in rungs:
         per_device_w = rung.per_device_w
         if rung.to.mode is Mode.INFERENCE:
             capped.add(rung.origin.name)
         elif rung.origin.name in capped:
             # What its cap frees is counted already.
             per_device_w -= rung.origin.claim_w - _lowest_serving_w(model)
-        yield rung.rank, rung.count * per_device_w, size * per_device_w
+        yield rung.rank, (rung.count - stuck.get(rung.origin.name, 0)) * per_device_w, size * per_device_w
 
 
 def growth_rank(flip: Flip) -> tuple[int, float]:

@@ -92,6 +92,7 @@ class Senses:
                     modes=frame.modes,
                     read_s=read_s,
                 )
+            self._accuser.take_modes(name, [d.device for d in inventory.devices], frame.modes, now_s)
             power = column(inventory.value_fields, "power_w")
             if power is not None:
                 self._accuser.take_reported(name, frame.values[power :: len(inventory.value_fields)])

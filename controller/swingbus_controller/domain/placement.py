@@ -344,3 +344,18 @@ def counting(model: BankModel) -> orders.BankCounting:
         losses_ratio=spec.losses_ratio,
         fixed_w=spec.host_w + spec.cooling_w + spec.start_peak_w,
     )
+
+
+def stuck_counts(model: BankModel, mining: Mapping[str, int], ignoring_count: int) -> dict[str, int]:
+    """Return how many of the machines at each mining point cannot be put to rest, so many ignoring it.
+
+    Which machine is at which point is the agent's business, so they count where they hold the most watts.
+
+    Args:
+        mining: machines by mining point.
+    """
+    stuck: dict[str, int] = {}
+    for name in sorted(mining, key=lambda point: -model.points[point].claim_w):
+        stuck[name] = min(mining[name], ignoring_count)
+        ignoring_count -= stuck[name]
+    return stuck

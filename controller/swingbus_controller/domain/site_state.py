@@ -74,6 +74,8 @@ class SiteState:
         self.reservations: dict[str, Reservation] = {r.name: _reservation(r) for r in site.reservations}
         self.answered: dict[str, Answered] = {}
         self.accusations: dict[str, tuple[str, ...]] = {}
+        # By bank, machines that ignored being put to rest, and since when. Observed, never folded: see `naming`.
+        self.ignoring: dict[str, dict[str, float]] = {}
         self.authority: Authority = site.authority
 
     def fold(self, record: Mapping[str, Any]) -> None:
@@ -116,6 +118,10 @@ class SiteState:
                         f"the journal holds a record of kind {kind!r}: it is newer than this program; upgrade the controller.",
                         reason="UNKNOWN_RECORD",
                     )
+
+    def ignoring_count(self, bank: str) -> int:
+        """Return how many machines of a bank are known to ignore being put to rest."""
+        return len(self.ignoring.get(bank, ()))
 
     def open_flips(self, bank: str | None = None) -> list[Flip]:
         """Return flips that are not over, oldest first."""

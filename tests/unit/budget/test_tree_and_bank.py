@@ -99,7 +99,9 @@ def test_a_limit_ramps_down_holds_and_ends() -> None:
     assert limit.lowest_w(125.0) == 490.0
     falls = [limit.lowest_w(100.0 + tenth / 10.0) for tenth in range(501)]
     line = [600.0 - 4.0 * tenth / 10.0 for tenth in range(501)]
-    assert all(fall is not None and straight - 10.0 <= fall <= straight for fall, straight in zip(falls, line, strict=True))
+    assert all(
+        fall is not None and straight - 10.0 <= fall <= straight for fall, straight in zip(falls, line, strict=True)
+    )
     assert len(set(falls)) == 20
     assert limit.lowest_w(150.0) == 400.0
     assert limit.lowest_w(299.0) == 400.0

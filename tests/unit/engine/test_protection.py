@@ -218,6 +218,44 @@ def test_miner_that_ignores_sleep_is_accused_and_the_rest_still_rests() -> None:
     site.verdicts.assert_clean()
 
 
+def test_miner_known_to_ignore_sleep_costs_its_own_watts_and_no_neighbours() -> None:
+    """A curtailment that rests its whole bank leaves the liar its watts: the cut is proven at once, the other bank mines on."""
+    site = settled_site()
+    liar = next(d for d in site.banks["edge1/asics"].devices if d.mode is Mode.MINING)
+    liar.ignores_sleep = True
+    site.market.power = 90.0
+    assert site.run(200, lambda: site.count("edge1/asics", Mode.MINING) == 1 and site.is_quiet()), site.explain()
+    site.market.power = 40.0
+    assert site.run(200, lambda: mining(site) >= 29 and site.is_quiet()), site.explain()
+    made = site.curtail(90_000.0, notice_s=30.0, duration_s=120.0)
+    due_s = site.clock.s + 30.0
+    curtailment = site.state.curtailments
+    assert site.run(60, lambda: curtailment[made.id].state is CurtailmentState.CURTAILED), site.explain()
+    assert site.clock.s <= due_s + 15.0
+    assert site.claimed_ratio() >= 0.90, site.explain()
+    site.run(60)
+    assert site.claimed_ratio() >= 0.90, site.explain()
+    assert site.count("edge1/asics", Mode.MINING) == 1
+    site.restart_controller()
+    assert set(site.state.ignoring["edge1/asics"]) == {liar.name}
+    site.verdicts.assert_clean()
+
+
+def test_miner_that_was_mended_is_asked_again_in_the_end() -> None:
+    """What a machine ignored is held against it for an hour, or until it is seen asleep."""
+    site = settled_site()
+    liar = next(d for d in site.banks["edge1/asics"].devices if d.mode is Mode.MINING)
+    liar.ignores_sleep = True
+    site.market.power = 90.0
+    assert site.run(200, lambda: site.count("edge1/asics", Mode.MINING) == 1 and site.is_quiet()), site.explain()
+    liar.ignores_sleep, liar.attempts = False, 0
+    site.run(300)
+    assert site.count("edge1/asics", Mode.MINING) == 1, site.explain()
+    assert site.run(3600, lambda: site.count("edge1/asics", Mode.MINING) == 0 and site.is_quiet()), site.explain()
+    assert not site.state.ignoring["edge1/asics"]
+    site.verdicts.assert_clean()
+
+
 def test_miners_that_wake_by_themselves_are_accused_by_name() -> None:
     """Self-wakers are named by their agent's report; the group is put back and settles again."""
     site = settled_site()
