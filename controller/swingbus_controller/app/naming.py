@@ -1,7 +1,8 @@
 """Names on the record: machines that ignore or wake, groups that draw more than was granted or than they report.
 
-Decides what is accused and when it is not, and which machines are known to ignore sleep: nobody is accused of what a disturbance did (a blip wakes every machine with volatile
-sleep), and a gap at a meter accuses only while nothing was asked of its group. Invariant: each subject is accused of each word once.
+Decides what is accused and when it is not, and which machines are known to ignore sleep. Nobody is accused of what a disturbance did
+(a blip wakes every machine with volatile sleep), and a gap at a meter accuses only while nothing was asked of its group. Invariant: each
+subject is accused of each word once.
 """
 
 from __future__ import annotations
