@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.fakes.api_server.store import Refusal
@@ -44,6 +45,13 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Meanwhile:
+    """Does something just before it answers as it should."""
+
+    action: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
 class WatchFault:
     """Goes wrong in a watch after `after_events` good lines.
 
@@ -58,7 +66,7 @@ class WatchFault:
     then: str = "close"
 
 
-Fault = Refuse | Html | Redirect | Hang | CutBody | Reply | WatchFault
+Fault = Refuse | Html | Redirect | Hang | CutBody | Reply | Meanwhile | WatchFault
 
 
 @dataclass

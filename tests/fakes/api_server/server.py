@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import ssl
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ from typing import Any, Self
 from aiohttp import web
 
 from tests.fakes.api_server import rules
-from tests.fakes.api_server.faults import CutBody, FaultPlan, Hang, Html, Redirect, Refuse, Reply, WatchFault
+from tests.fakes.api_server.faults import CutBody, FaultPlan, Hang, Html, Meanwhile, Redirect, Refuse, Reply, WatchFault
 from tests.fakes.api_server.patches import PatchFailed, json_patch, merge_patch
-from tests.fakes.api_server.store import Json, Place, Refusal, Store, expired
-from tests.fakes.api_server.watching import Watches, matches
+from tests.fakes.api_server.store import Json, Place, Refusal, Store
+from tests.fakes.api_server.watching import Watches, list_page
 
 TOKEN = "token-1"
 _KINDS = {
@@ -119,6 +118,8 @@ class FakeApiServer:
                     return web.Response(status=302, headers={"Location": location})
                 case Hang():
                     await asyncio.sleep(3600)
+                case Meanwhile(action):
+                    action()
                 case Reply(raw):
                     return web.Response(body=raw, content_type="application/json")
             if verb == "watch":
@@ -147,7 +148,15 @@ class FakeApiServer:
         try:
             match verb, subresource:
                 case "list", _:
-                    return 200, self._list(request, place)
+                    page = list_page(
+                        self.store,
+                        place,
+                        limit=int(request.query.get("limit", "0")),
+                        token=request.query.get("continue", ""),
+                        selector=request.query.get("labelSelector", ""),
+                    )
+                    api_version, kind = _KINDS[place[0]]
+                    return 200, {"kind": f"{kind}List", "apiVersion": api_version, **page}
                 case "get", _:
                     return 200, self.store.get(place)
                 case "create", "eviction":
@@ -163,29 +172,6 @@ class FakeApiServer:
                     return 200, self._change(request, verb, place, subresource, body)
         finally:
             rules.count_budgets(self.store)
-
-    def _list(self, request: web.Request, place: Place) -> Json:
-        plural, namespace, _ = place
-        limit, token = int(request.query.get("limit", "0")), request.query.get("continue", "")
-        if token:
-            told = json.loads(base64.b64decode(token))
-            revision, start = int(told["rv"]), int(told["start"])
-            if revision < self.store.compacted:
-                raise expired()
-        else:
-            revision, start = self.store.revision, 0
-            self.store.snapshots[plural, namespace, revision] = self.store.select(plural, namespace)
-        selector = request.query.get("labelSelector", "")
-        everything = [obj for obj in self.store.snapshots[plural, namespace, revision] if matches(selector, obj)]
-        end = start + limit if limit else len(everything)
-        meta: Json = {"resourceVersion": str(revision)}
-        if end < len(everything):
-            meta["continue"] = base64.b64encode(
-                json.dumps({"rv": revision, "start": end, "?": "~~~"}).encode()
-            ).decode()
-            meta["remainingItemCount"] = len(everything) - end
-        api_version, kind = _KINDS[plural]
-        return {"kind": f"{kind}List", "apiVersion": api_version, "metadata": meta, "items": everything[start:end]}
 
     def _create(self, request: web.Request, place: Place, body: Json) -> Json:
         plural, namespace, _ = place

@@ -126,10 +126,10 @@ class Store:
         return [copy.deepcopy(self.objects[place]) for place in places]
 
     def compact(self) -> None:
-        """Forget all history up to now: older watches and pages get 410."""
+        """Forget all history before now: watches and pages of older revisions get 410."""
         self.compacted = self.revision
         self.log.clear()
-        self.snapshots.clear()
+        self.snapshots = {place: kept for place, kept in self.snapshots.items() if place[2] == self.revision}
 
     def _keep(self, kind: str, place: Place, kept: Json, before: Json | None) -> Json:
         self.revision += 1

@@ -1,8 +1,9 @@
-"""The fake API server's watches: the log from a revision on, then whatever happens, with bookmarks on demand."""
+"""The fake API server's lists and watches: pages of one state; the log from a revision on, then what happens, bookmarks on demand."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.fakes.api_server.faults import WatchFault
-from tests.fakes.api_server.store import Entry, Json, Refusal, Store, expired
+from tests.fakes.api_server.store import Entry, Json, Place, Refusal, Store, expired
 
 
 def matches(selector: str, obj: Json) -> bool:
@@ -19,6 +20,26 @@ def matches(selector: str, obj: Json) -> bool:
     return all(
         labels.get(key) == value for key, _, value in (part.partition("=") for part in selector.split(",") if part)
     )
+
+
+def list_page(store: Store, place: Place, *, limit: int, token: str, selector: str) -> Json:
+    """Return a page of the state at which the first page was taken; 410 where that state is no longer kept."""
+    plural, namespace, _ = place
+    if token:
+        told = json.loads(base64.b64decode(token))
+        revision, start = int(told["rv"]), int(told["start"])
+        if revision < store.compacted:
+            raise expired()
+    else:
+        revision, start = store.revision, 0
+        store.snapshots[plural, namespace, revision] = store.select(plural, namespace)
+    everything = [obj for obj in store.snapshots[plural, namespace, revision] if matches(selector, obj)]
+    end = start + limit if limit else len(everything)
+    meta: Json = {"resourceVersion": str(revision)}
+    if end < len(everything):
+        meta["continue"] = base64.b64encode(json.dumps({"rv": revision, "start": end, "?": "~~~"}).encode()).decode()
+        meta["remainingItemCount"] = len(everything) - end
+    return {"metadata": meta, "items": everything[start:end]}
 
 
 class Watches:
