@@ -41,7 +41,7 @@ prove: $(STAMP) ## Prove the power protocol: 20,000 histories and every planted 
 bench: $(STAMP) ## Measure; writes build/bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-cluster: $(STAMP) ## A real Kubernetes cluster on this machine (docs/cluster.md); ARGS="--real-nodes 2"
+cluster: $(STAMP) ## A real Kubernetes cluster on this machine (docs/cluster.md)
 	@$(BIN)/python -m swingbus_sim.cluster up $(ARGS)
 
 cluster-down: $(STAMP) ## End that cluster, also what a crash left of one

@@ -51,11 +51,11 @@ class Traces:
     settings: tuple[str, ...]
 
 
-def look() -> Traces:
-    """Look at the machine."""
+def look(tag: str) -> Traces:
+    """Look at the machine; of cgroups only at those of one cluster, since others may come and go beside it."""
     return Traces(
         links=names_in("/sys/class/net"),
-        cgroups=frozenset(name for root in hierarchies() for name in names_in(str(root)) if name.startswith("swb-")),
+        cgroups=frozenset(name for root in hierarchies() for name in names_in(str(root)) if name.startswith(tag)),
         run=names_in("/run"),
         var_lib=names_in("/var/lib"),
         var_log=names_in("/var/log"),

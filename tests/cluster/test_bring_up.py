@@ -63,6 +63,19 @@ def test_second_bring_up_is_refused_and_the_first_is_found(cluster: Cluster, say
     assert "kwok-001" in find_cluster(cluster.layout).kubectl("get", "nodes")
 
 
+def test_api_server_killed_and_back_serves_the_same_objects(cluster: Cluster) -> None:
+    """An outage of the control plane can be played: killed, unreachable, restarted on the same port with the same data."""
+    before = cluster.api.get("/api/v1/nodes/kwok-001")["metadata"]["uid"]
+
+    cluster.processes.end("kube-apiserver")
+    with pytest.raises(Unreachable):
+        cluster.api.get("/api/v1/nodes")
+    cluster.processes.restart("kube-apiserver")
+    cluster.processes.wait_ready("kube-apiserver", cluster.api.is_ready, timeout_s=60)
+
+    assert cluster.api.get("/api/v1/nodes/kwok-001")["metadata"]["uid"] == before
+
+
 def test_killed_bring_up_is_cleared_by_the_next_down(cluster: Cluster, say: Callable[[str], None]) -> None:
     """A bring-up that dies by SIGKILL half way leaves processes; whoever comes next ends them by their ids."""
     place = layout("tests-crash")

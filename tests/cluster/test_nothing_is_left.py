@@ -48,7 +48,7 @@ def _everyone(cluster: Cluster) -> tuple[int, ...]:
 
 
 def _assert_as_before(before: Traces, place: Layout) -> None:
-    assert look() == before
+    assert look(place.tag) == before
     assert processes_below(place.run) == ()
     assert find_command(_MARKER) == ()
     assert not place.run.exists()
@@ -56,11 +56,11 @@ def _assert_as_before(before: Traces, place: Layout) -> None:
 
 def test_down_leaves_the_machine_as_it_was(place: Layout, say: Callable[[str], None]) -> None:
     """Processes, mounts, links, cgroups, kernel settings and folders: none more than before, with a pod still running at the time."""
-    before = look()
+    before = look(place.tag)
     cluster = _bring_up_with_a_pod(place, say)
     everyone = _everyone(cluster)
     assert len(everyone) > 10
-    assert len(look().cgroups) > len(before.cgroups)
+    assert len(look(place.tag).cgroups) > len(before.cgroups)
 
     take_down(place, say=say)
 
@@ -70,7 +70,7 @@ def test_down_leaves_the_machine_as_it_was(place: Layout, say: Callable[[str], N
 
 def test_down_after_everything_was_killed_removes_what_is_left(place: Layout, say: Callable[[str], None]) -> None:
     """A node whose first process was killed is gone with its pods at once; its cgroups and disk go with the next down."""
-    before = look()
+    before = look(place.tag)
     cluster = _bring_up_with_a_pod(place, say)
     everyone = _everyone(cluster)
 
@@ -88,7 +88,7 @@ def test_down_after_everything_was_killed_removes_what_is_left(place: Layout, sa
 @pytest.mark.parametrize("stage", ["control-network", "init-real-1", "containerd-real-1", "kubelet-real-1"])
 def test_bring_up_killed_at_any_stage_is_cleared(stage: str, place: Layout, say: Callable[[str], None]) -> None:
     """SIGKILL as soon as a certain process is there; the next bring-up would begin with the same clearing."""
-    before = look()
+    before = look(place.tag)
     command = [sys.executable, "-m", "swingbus_sim.cluster", "--name", place.name, "up", "--real-nodes", "1"]
     crashing = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: Processes(place.run).find(stage) is not None, what=stage, timeout_s=60)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from swingbus.faults import WrongState
+from swingbus_sim.cluster import node
+from swingbus_sim.cluster.outside import publish
 from swingbus_sim.cluster.processes import wait_until
 from swingbus_sim.cluster.up import Cluster
 from tests.cluster.leftovers import find_command, listening
@@ -95,8 +99,8 @@ def test_gate_lifted_starts_a_process_and_delete_ends_it(real_cluster: Cluster) 
 def test_pods_find_each_other_and_the_api_by_name(real_cluster: Cluster) -> None:
     """A service's name leads to its pods on both nodes; the API answers at its own with a certificate for that name."""
     api = real_cluster.api
-    for node in ("real-1", "real-2"):
-        _start_probe(real_cluster, f"answer-{node}", node, "python3", "-c", _ANSWER, label="answer")
+    for name in ("real-1", "real-2"):
+        _start_probe(real_cluster, f"answer-{name}", name, "python3", "-c", _ANSWER, label="answer")
     port = {"port": 80, "targetPort": 8080}
     api.create(
         f"/api/v1/namespaces/{_NAMESPACE}/services",
@@ -126,6 +130,26 @@ def test_pods_find_each_other_and_the_api_by_name(real_cluster: Cluster) -> None
 
     assert set(answers) | set(by_address) == {"answer-real-1", "answer-real-2"}
     assert _ask(real_cluster, "asker", _ASK_API).strip() == "v1.37.2"
+
+
+def test_pods_reach_a_program_beside_the_control_plane_by_name(real_cluster: Cluster) -> None:
+    """A controller under development is a process, not a pod; pods call it by a service's name all the same."""
+    _start_probe(real_cluster, "caller", "real-1", "python3", "-c", _SLEEP)
+    name = publish(real_cluster, namespace=_NAMESPACE, name="controller", port=8080)
+    real_cluster.processes.start(
+        "controller", (sys.executable, "-c", _ANSWER), enter=real_cluster.enter, environment={"HOSTNAME": "beside"}
+    )
+
+    def answers() -> bool:
+        try:
+            return set(_ask(real_cluster, "caller", _ASK, f"http://{name}:8080").split()) == {"beside"}
+        except WrongState:
+            return False
+
+    try:
+        wait_until(answers, what=f"{name} answers in a pod", timeout_s=20, poll_s=0.5)
+    finally:
+        real_cluster.processes.end("controller")
 
 
 def test_pod_without_a_selector_stays_off_kwok(real_cluster: Cluster) -> None:
@@ -172,3 +196,21 @@ def test_containerd_killed_and_back_keeps_pods(real_cluster: Cluster) -> None:
 
     wait_gone(real_cluster.api, path, timeout_s=60)
     assert find_command("swingbus-probe-survivor") == ()
+
+
+def test_node_that_boots_again_starts_its_pods_without_asking(real_cluster: Cluster) -> None:
+    """Power gone, all processes are; after the boot a bound pod starts again in place: no gate, no scheduler, same object."""
+    path = _start_probe(real_cluster, "bound", "real-2", "python3", "-c", _SLEEP, "swingbus-probe-bound")
+    uid, first = real_cluster.api.get(path)["metadata"]["uid"], find_command("swingbus-probe-bound")
+    plan = real_cluster.real_nodes[1]
+
+    node.cut_power(real_cluster.processes, real_cluster.layout, plan)
+    assert find_command("swingbus-probe-bound") == ()
+    node.boot(real_cluster.processes, real_cluster.layout, plan, real_cluster.real_nodes)
+
+    wait_until(
+        lambda: len(find_command("swingbus-probe-bound")) == 1, what="the pod runs again", timeout_s=90, poll_s=0.2
+    )
+    assert find_command("swingbus-probe-bound") != first
+    assert real_cluster.api.get(path)["metadata"]["uid"] == uid
+    wait_pod(real_cluster.api, path, is_running, what="running again", timeout_s=60)

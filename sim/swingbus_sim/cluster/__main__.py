@@ -12,10 +12,12 @@ from pathlib import Path
 from types import FrameType
 
 from swingbus.faults import SwingbusError
-from swingbus_sim.cluster.layout import layout
-from swingbus_sim.cluster.requirements import install_packages
+from swingbus_sim.cluster.layout import Layout, layout
+from swingbus_sim.cluster.requirements import install_packages, missing_for_nodes
 from swingbus_sim.cluster.tools import CONTROL, NODES, ensure_tools
 from swingbus_sim.cluster.up import bring_up, find_cluster, take_down
+
+_REAL_NODES = 2
 
 
 def main() -> int:
@@ -40,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("up", help="bring one up; its programs are built first where they are not there")
     up.add_argument(
-        "--real-nodes", type=int, default=0, metavar="N", help="nodes with kubelets (root; default: %(default)s)"
+        "--real-nodes",
+        type=int,
+        metavar="N",
+        help="nodes with kubelets, which need root (default: 2 where they can run, else 0 with the reason)",
     )
     up.add_argument(
         "--kwok-nodes", type=int, default=4, metavar="N", help="nodes of KWOK, 8 GPUs each (default: %(default)s)"
@@ -55,13 +60,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(options: argparse.Namespace) -> None:
     say = _teller()
-    if options.real_nodes:
-        install_packages(say)
     place = layout(options.name)
-    cluster = bring_up(place, real_node_count=options.real_nodes, kwok_node_count=options.kwok_nodes, say=say)
+    wanted = _real_nodes(options.real_nodes, place, say)
+    cluster = bring_up(place, real_node_count=wanted, kwok_node_count=options.kwok_nodes, say=say)
     named = "" if options.name == "default" else f" --name {options.name}"
     print(f"kubeconfig: {cluster.kubeconfig}")
     print(f'to use it:  eval "$({sys.executable} -m swingbus_sim.cluster{named} env)"; kubectl get nodes')
+
+
+def _real_nodes(asked: int | None, place: Layout, say: Callable[[str], None]) -> int:
+    """Return how many real nodes to make; what was asked for is never made less (bring_up refuses instead)."""
+    if asked == 0:
+        return 0
+    install_packages(say)
+    if asked is not None:
+        return asked
+    lacks = missing_for_nodes(place.home)
+    if lacks:
+        say(f"NO REAL NODES, only KWOK's: {'; '.join(lacks)}")
+    return 0 if lacks else _REAL_NODES
 
 
 def _down(options: argparse.Namespace) -> None:

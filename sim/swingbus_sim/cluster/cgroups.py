@@ -44,18 +44,18 @@ def make(name: str) -> None:
             _hand_down(group)
 
 
-def find(tag: str) -> tuple[Path, ...]:
-    """Return the groups of a cluster, whoever made them."""
-    return tuple(group for root in hierarchies() for group in sorted(root.glob(f"{tag}-*")) if group.is_dir())
+def find(pattern: str) -> tuple[Path, ...]:
+    """Return the top groups whose name fits a pattern (`TAG-*` is a cluster's), whoever made them."""
+    return tuple(group for root in hierarchies() for group in sorted(root.glob(pattern)) if group.is_dir())
 
 
-def remove(tag: str) -> int:
-    """Remove a cluster's groups and return how many roots there were; raise TimedOut where one is still in use."""
-    roots = find(tag)
+def remove(pattern: str) -> int:
+    """Remove such groups with all below them and return how many there were; raise TimedOut where one is still in use."""
+    roots = find(pattern)
     if roots:
         wait_until(
             lambda: _try_remove(roots),
-            what=f"cgroups {tag}-* are still in use",
+            what=f"cgroups {pattern} are still in use",
             timeout_s=_REMOVE_TIMEOUT_S,
             poll_s=0.1,
         )

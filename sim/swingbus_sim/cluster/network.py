@@ -51,10 +51,11 @@ def join(node: NodePlan, *, node_pid: int, control_pid: int, others: Iterable[No
         if other != node:
             run((*inside, "ip", "route", "add", other.pod_range, "via", other.address))
     run((*inside, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"))
-    run((*control, "ip", "route", "add", node.pod_range, "via", node.address))
+    # Replaced, not added: a node that comes back finds the routes of its former life.
+    run((*control, "ip", "route", "replace", node.pod_range, "via", node.address))
     if node.number == 1:
         # The API server calls webhooks by their service's address: the first node's kube-proxy translates for it.
-        run((*control, "ip", "route", "add", SERVICE_RANGE, "via", node.address))
+        run((*control, "ip", "route", "replace", SERVICE_RANGE, "via", node.address))
 
 
 def wait_for_namespace(pid: int, kind: str) -> None:

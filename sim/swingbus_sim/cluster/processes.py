@@ -138,13 +138,23 @@ class Processes:
         assert identity is not None
         return identity
 
-    def restart(self, name: str) -> ProcessId:
-        """Start one that was ended (or died) just as it was started before, whoever did that."""
+    def restart(self, name: str, *, enter: Sequence[str] | None = None) -> ProcessId:
+        """Start one that was ended (or died) just as it was started before, whoever did that.
+
+        Args:
+            name: as it was started.
+            enter: where, if the namespace that it was in is gone.
+        """
         try:
             wanted = json.loads((self._commands / name).read_text())
         except FileNotFoundError:
             raise NotFound(f"{name} was never started in {self._commands.parent}") from None
-        return self.start(name, wanted["command"], enter=wanted["enter"], environment=wanted["environment"])
+        return self.start(
+            name,
+            wanted["command"],
+            enter=wanted["enter"] if enter is None else enter,
+            environment=wanted["environment"],
+        )
 
     def names(self) -> tuple[str, ...]:
         """Return all that were started and not ended by us, whether they still run or not."""

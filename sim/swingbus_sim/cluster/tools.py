@@ -86,6 +86,12 @@ class Tools:
         return self.built / program
 
 
+def chosen_assets() -> Path | None:
+    """Return the folder of ready-made programs that the user named; what it holds is used as it is."""
+    assets = os.environ.get(ASSETS_VARIABLE)
+    return Path(assets) if assets else None
+
+
 def tools_version() -> str:
     """Return the name of the folder that today's module and flags are built into."""
     parts = ((_MODULE / "go.mod").read_bytes(), (_MODULE / "go.sum").read_bytes(), f"{_LINK_FLAGS} {_TAGS}".encode())
@@ -97,8 +103,7 @@ def ensure_tools(folder: Path, sets: tuple[ToolSet, ...], *, say: Callable[[str]
 
     Refuses to begin where the disk has less than 8 GiB free: a build that dies of it leaves nothing to use.
     """
-    assets = os.environ.get(ASSETS_VARIABLE)
-    tools = Tools(built=folder / tools_version(), assets=Path(assets) if assets else None)
+    tools = Tools(built=folder / tools_version(), assets=chosen_assets())
     if all(_missing(tools, wanted) == () for wanted in sets):
         return tools
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from swingbus_sim.cluster.kubeconfig import write_kubeconfig
 from swingbus_sim.cluster.layout import CONTROL_ADDRESS, REAL_NODES_MAX, Layout, NodePlan
 from swingbus_sim.cluster.processes import Processes, run, wait_until
 from swingbus_sim.cluster.requirements import missing_for_nodes
-from swingbus_sim.cluster.tools import CONTROL, NODES, Tools, ensure_tools
+from swingbus_sim.cluster.tools import CONTROL, NODES, Tools, chosen_assets, ensure_tools
 
 RELAY = "api-relay"
 _LOOPBACK = "127.0.0.1"
@@ -56,7 +56,8 @@ class Cluster:
 
     def environment(self) -> Mapping[str, str]:
         """Return the variables that let kubectl and helm find this cluster."""
-        return {"KUBECONFIG": str(self.kubeconfig), "PATH": f"{self.tools.built}:{os.environ.get('PATH', '')}"}
+        folders = (self.tools.assets, self.tools.built, os.environ.get("PATH", ""))
+        return {"KUBECONFIG": str(self.kubeconfig), "PATH": ":".join(str(folder) for folder in folders if folder)}
 
     def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
         """Run kubectl and return what it printed."""
@@ -114,7 +115,8 @@ def find_cluster(layout: Layout) -> Cluster:
     certificates = layout.certificates
     return Cluster(
         layout=layout,
-        tools=ensure_tools(layout.tools, (CONTROL,), say=lambda _: None),
+        # Those that it was brought up with: a newer version in the checkout must not be built by merely looking.
+        tools=Tools(built=Path(told["tools"]), assets=chosen_assets()),
         processes=processes,
         api=Api(
             host=_LOOPBACK,
@@ -163,7 +165,7 @@ def _bring_up(
         dns.start(control)
         node.start_all(control, plans, say)
     _wait_for_nodes(api, processes, (*(plan.name for plan in plans), *kwok_names), say)
-    told = {"api_port": api_port, "real_nodes": [plan.number for plan in plans], "kwok_nodes": kwok_node_count}
+    told = {"api_port": api_port, "real_nodes": [plan.number for plan in plans], "tools": str(tools.built)}
     layout.description.write_text(json.dumps(told) + "\n")
     say(f"cluster {layout.name!r} stands after {time.monotonic() - started:.1f} s")
     return Cluster(layout=layout, tools=tools, processes=processes, api=api, enter=enter, real_nodes=plans)
@@ -216,7 +218,7 @@ def _clear(layout: Layout, say: Callable[[str], None]) -> None:
     """End every recorded process (a node's first one takes all of the node with it), then what only they kept alive."""
     processes = Processes(layout.run)
     ended = processes.end_all()
-    removed = cgroups.remove(layout.tag)
+    removed = cgroups.remove(f"{layout.tag}-*")
     if layout.run.exists():
         shutil.rmtree(layout.run)
     if ended or removed:
