@@ -20,7 +20,9 @@ WELL_KNOWN = Path(grpc_tools.__file__).resolve().parent / "_proto"
 
 def generate(out: Path) -> list[Path]:
     """Write every generated file below `out`; return their paths relative to it."""
-    sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("swingbus/*/v1alpha/*.proto"))
+    # Ours, and below `kubelet` what Kubernetes defines: its versions, its names.
+    patterns = ("swingbus/*/v1alpha/*.proto", "swingbus/kubelet/*/*/*.proto")
+    sources = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
     services = [source for source in sources if source.endswith("_service.proto")]
     common = ["protoc", f"-I{ROOT}", f"-I{WELL_KNOWN}"]
     steps = (
