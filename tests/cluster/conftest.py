@@ -5,8 +5,10 @@ Where one can't run, its tests are skipped and the end of the run says so, with 
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,6 +21,7 @@ from swingbus_sim.cluster.up import Cluster, bring_up, take_down
 KWOK_NODES = 3
 REAL_NODES = 2
 _BUILD_TIMEOUT_S = 1800
+_PLACES = 8  # runs of these tests side by side on one machine
 _skipped: dict[str, str] = {}
 
 
@@ -51,28 +54,50 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 @pytest.fixture(scope="session")
 def cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
     """Return a control plane with KWOK nodes, all on loopback; needs no root."""
-    place = layout("tests")
-    _build_or_skip("a real control plane", place, (CONTROL,), say)
-    take_down(place, say=say)
-    try:
-        yield bring_up(place, kwok_node_count=KWOK_NODES, say=say)
-    finally:
-        take_down(place, say=say)
+    with _own_place("tests", say) as place:
+        _build_or_skip("a real control plane", place, (CONTROL,), say)
+        try:
+            yield bring_up(place, kwok_node_count=KWOK_NODES, say=say)
+        finally:
+            take_down(place, say=say)
 
 
 @pytest.fixture(scope="session")
 def real_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
     """Return a control plane with real nodes and KWOK's beside them; needs root."""
-    place = layout("tests-real")
-    install_packages(say)
-    if lacks := missing_for_nodes(place.home):
-        _skip("real nodes (kubelets)", "; ".join(lacks))
-    _build_or_skip("real nodes (kubelets)", place, (CONTROL, NODES), say)
-    take_down(place, say=say)
-    try:
-        yield bring_up(place, real_node_count=REAL_NODES, kwok_node_count=KWOK_NODES, say=say)
-    finally:
-        take_down(place, say=say)
+    with _own_place("tests-real", say) as place:
+        install_packages(say)
+        if lacks := missing_for_nodes(place.home):
+            _skip("real nodes (kubelets)", "; ".join(lacks))
+        _build_or_skip("real nodes (kubelets)", place, (CONTROL, NODES), say)
+        try:
+            yield bring_up(place, real_node_count=REAL_NODES, kwok_node_count=KWOK_NODES, say=say)
+        finally:
+            take_down(place, say=say)
+
+
+@contextmanager
+def _own_place(prefix: str, say: Callable[[str], None]) -> Iterator[Layout]:
+    """Hold a cluster name that no other run of the tests uses now, and end what runs that died left under it.
+
+    The name is ours while we hold its lock; the kernel drops the lock of a run that dies, however it dies.
+    """
+    runs = layout(prefix).run.parent
+    runs.mkdir(parents=True, exist_ok=True)
+    for number in range(1, _PLACES + 1):
+        name = f"{prefix}-{number}"
+        with (runs / f"{name}.owner").open("w") as owner:
+            try:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            for left in sorted(
+                path for path in runs.glob(f"{name}*") if path.is_dir() and not path.name.endswith("-logs")
+            ):
+                take_down(layout(left.name), say=say)
+            yield layout(name)
+            return
+    pytest.fail(f"{_PLACES} runs of these tests hold {runs / prefix}-*; wait for one to end")
 
 
 def _build_or_skip(what: str, place: Layout, sets: tuple[ToolSet, ...], say: Callable[[str], None]) -> None:

@@ -78,9 +78,9 @@ def test_api_server_killed_and_back_serves_the_same_objects(cluster: Cluster) ->
 
 def test_killed_bring_up_is_cleared_by_the_next_down(cluster: Cluster, say: Callable[[str], None]) -> None:
     """A bring-up that dies by SIGKILL half way leaves processes; whoever comes next ends them by their ids."""
-    place = layout("tests-crash")
+    place = layout(f"{cluster.layout.name}-crash")
     take_down(place, say=say)
-    command = [sys.executable, "-m", "swingbus_sim.cluster", "--name", "tests-crash", "up"]
+    command = [sys.executable, "-m", "swingbus_sim.cluster", "--name", place.name, "up", "--real-nodes", "0"]
     crashing = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: Processes(place.run).find("kube-apiserver") is not None, what="an API server", timeout_s=30)
     crashing.send_signal(signal.SIGKILL)

@@ -24,7 +24,7 @@ _MARKER = "swingbus-probe-left"
 @pytest.fixture
 def place(real_cluster: Cluster, say: Callable[[str], None]) -> Iterator[Layout]:
     """Return where a cluster of this test's own goes (real nodes can run here, or the session's cluster would not stand)."""
-    own = layout("tests-gone")
+    own = layout(f"{real_cluster.layout.name}-gone")
     take_down(own, say=say)
     yield own
     take_down(own, say=say)

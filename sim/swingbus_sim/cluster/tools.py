@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -163,6 +164,7 @@ def _install(go: Path, work: Path, packages: tuple[str, ...], say: Callable[[str
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     lines: list[str] = []
     with process, _told(lines, say):
@@ -170,7 +172,7 @@ def _install(go: Path, work: Path, packages: tuple[str, ...], say: Callable[[str
         try:
             lines.extend(line.rstrip() for line in process.stderr)
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # go and the compilers that it started
             raise
     if process.returncode != 0:
         told = "\n".join(line for line in lines if " " in line)[-2000:]  # a lone import path is only progress
