@@ -99,8 +99,7 @@ async def test_a_kubeconfig_is_never_quoted(server: FakeApiServer) -> None:
     """The official loader's complaint holds the whole entry of the user; ours does not."""
     path = kubeconfig(server, {"token": "s3cret"})
     broken = yaml.safe_load(path.read_text())
-    del broken["clusters"][0]["cluster"]
-    broken["users"][0]["user"] = {"token": "s3cret", "auth-provider": {"name": "oidc"}}
+    broken["users"] = [{"name": "u", "token": "s3cret"}]  # one level up: the commonest slip
     path.write_text(yaml.safe_dump(broken))
     with pytest.raises(InvalidInput, match="kubectl config view") as seen:
         await load_kubeconfig(path)

@@ -7,10 +7,8 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
-import looptime
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,6 +34,7 @@ from swingbus_controller.domain.watch_course import (
 )
 from tests.fakes.api_server.store import Refusal, Store, expired
 from tests.fakes.api_server.watching import line, list_page
+from tests.fakes.virtual_time import LoopClock, in_virtual_time
 
 NAMES = "abcde"
 # What happens at the server at one moment: create or touch or end a name, forget history, change another kind.
@@ -65,25 +64,6 @@ FAULTS = st.sampled_from(
     ]
 )
 SCRIPT = st.lists(st.tuples(WHAT_HAPPENS, FAULTS), max_size=25)
-
-
-class LoopClock:
-    """The loop's virtual time."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def boottime_s(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def boottime_ns(self) -> int:
-        return int(self.boottime_s() * 1e9)
-
-    def monotonic_s(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, span_s: float) -> None:
-        await asyncio.sleep(span_s)
 
 
 class ScriptedApi:
@@ -204,15 +184,6 @@ def raise_common(fault: str) -> None:
         raise Unreachable("broken")
     if fault == "timeout":
         raise TimedOut("late")
-
-
-def in_virtual_time(main: Callable[[], Any]) -> None:
-    """Run to the end without waiting."""
-    loop = looptime.new_event_loop()
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
