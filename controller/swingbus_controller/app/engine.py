@@ -17,7 +17,7 @@ from swingbus.faults import InvalidInput, WrongState
 from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.naming import Accuser
 from swingbus_controller.app.ordering import OrderBook
-from swingbus_controller.app.planning import begun_flips, make_plan
+from swingbus_controller.app.planning import PLANNER, begun_flips, make_plan, overtaken_growth
 from swingbus_controller.app.protecting import (
     LAST_MINING_RANK,
     LAST_RANK,
@@ -487,9 +487,13 @@ class SiteEngine:
         holdings = self.state.holdings if is_control else self._reported_holdings()
         if not holdings:
             return
-        self.plan, self.admission = make_plan(
-            self.state, holdings, self._market(now_unix_s), self._journal.newest_revision(), now_s, now_unix_s
-        )
+        revision = self._journal.newest_revision()
+        if is_control:
+            for flip in overtaken_growth(self.state, holdings, revision, now_s, now_unix_s):
+                reason = "a limit leaves no room for it beside what works already"
+                self.flips.cancel(flip, author=PLANNER, reason=reason, now_s=now_s)
+        market = self._market(now_unix_s)
+        self.plan, self.admission = make_plan(self.state, holdings, market, revision, now_s, now_unix_s)
         if not is_control or not self.state.ledger.i1_holds(now_s):
             return
         if now_s < self.state.ledger.disturbed_until_s:

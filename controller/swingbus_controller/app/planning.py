@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from swingbus_controller.domain.admission import Admission, admit, flip_of
 from swingbus_controller.domain.bank import BankState
 from swingbus_controller.domain.boot_axis import axis_at
-from swingbus_controller.domain.flip import Flip, step
+from swingbus_controller.domain.flip import Direction, Flip, Phase, WattState, step
 from swingbus_controller.domain.flip_events import Begun
 from swingbus_controller.domain.limits import Limit, lowest_limit_w
 from swingbus_controller.domain.market import MarketView
+from swingbus_controller.domain.outcome import claim_fixed
+from swingbus_controller.domain.packing import EPSILON_W, Headroom
 from swingbus_controller.domain.placement import BankModel, Holdings, stuck_counts
 from swingbus_controller.domain.plan import (
+    PLANNABLE,
     Authority,
     Availability,
     BankView,
@@ -32,6 +35,7 @@ from swingbus_controller.domain.site_state import SiteState
 
 # A limit that comes within this time is planned for: a shed with its evidence takes about so long.
 LOOK_AHEAD_S = 45.0
+PLANNER = "planner"
 
 AVAILABILITY = {
     BankState.HELD: Availability.HELD,
@@ -205,6 +209,38 @@ def make_plan(
     return made, admit(made, view, now_unix_s)
 
 
+def overtaken_growth(
+    state: SiteState, holdings: Mapping[str, Holdings], revision: int, now_s: float, now_unix_s: float
+) -> list[Flip]:
+    """Return growth of earlier plans that only waits for watts, where limits soon in force leave no room for it beside all that works,
+    newest first.
+
+    It has touched nothing, so it gives way before any machine rests for it. What an operator asked for is made room for.
+    """
+    waiting = [f for f in state.open_flips() if f.author == PLANNER and is_waiting_growth(f) and f.bank in holdings]
+    if not waiting:
+        return []
+    view = plan_view(state, holdings, revision, now_s, now_unix_s)
+    room = Headroom(view.feeders)
+    claim_fixed(room, view.banks)
+    paths = {bank.bank: room.path(bank.feeder, bank.bank) for bank in view.banks}
+    for bank in view.banks:
+        if bank.availability in PLANNABLE:
+            room.take(paths[bank.bank], sum(h.count * bank.point(h.point).claim_w for h in bank.holdings))
+    overtaken: list[Flip] = []
+    for flip in reversed(waiting):
+        if any(room.free_w[feeder] < -EPSILON_W for feeder, _ in paths[flip.bank]):
+            room.take(paths[flip.bank], -flip.count * flip.claim_delta_w)
+            overtaken.append(flip)
+    return overtaken
+
+
+def is_waiting_growth(flip: Flip) -> bool:
+    """Tell whether a flip has only asked for watts so far: nothing was drained, nothing was started."""
+    has_touched = flip.phase is not Phase.PLANNED and (flip.phase is not Phase.SETTLING or flip.has_tenant_to_drain)
+    return flip.watts is WattState.ASKED and flip.direction is Direction.FORWARD and not has_touched
+
+
 def begun_flips(
     state: SiteState, made: Plan, admission: Admission, *, flip_id: str, now_s: float, now_unix_s: float
 ) -> list[Flip]:
@@ -216,7 +252,7 @@ def begun_flips(
             admitted,
             views[admitted.move.bank],
             id=f"{flip_id}{number}",
-            author="planner",
+            author=PLANNER,
             now_s=now_s,
             axis=axis_at(state.ledger.boot_id, now_s=now_s, now_unix_s=now_unix_s),
             times=state.site.policy.times,

@@ -369,6 +369,25 @@ def test_reserved_inference_is_capped_and_not_stopped() -> None:
     site.verdicts.assert_clean()
 
 
+def test_growth_that_waits_for_watts_gives_way_before_anybody_rests_for_it() -> None:
+    """A flip that has touched nothing is taken back where a lowered limit has no room for it; the other bank mines on."""
+    site = settled_site()
+    site.market.power = 90.0
+    assert site.run(200, lambda: site.count("edge1/asics", Mode.MINING) == 0 and site.is_quiet()), site.explain()
+    site.dead_meters.add("c1")
+    site.market.power = 40.0
+    assert site.run(30, lambda: bool(site.state.open_flips("edge1/asics"))), site.explain()
+    made = site.curtail(90_000.0, notice_s=10.0, duration_s=150.0)
+    curtailments = site.state.curtailments
+    assert site.run(60, lambda: curtailments[made.id].state is CurtailmentState.CURTAILED), site.explain()
+    assert not site.state.open_flips("edge1/asics"), site.explain()
+    site.run(60)
+    assert site.claimed_ratio() >= 0.90, site.explain()
+    site.dead_meters.clear()
+    assert site.run(300, lambda: mining(site) >= 29 and site.is_quiet()), site.explain()
+    site.verdicts.assert_clean()
+
+
 def test_shed_under_a_dead_meter_does_not_shed_more_and_more() -> None:
     """A container whose meter is dead can't prove its shed: others give after the deadline, but nobody rests for it again and again."""
     site = settled_site()
