@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   swingbus-sim judge --truth /tmp/site/truth.sock --scenario small --out /tmp/site/verdict.json
   swingbus-sim money --truth /tmp/site/truth.jsonl.gz --scenario small
   swingbus-sim baseline demo --policy always-on
+  swingbus-sim device-plugin --shelf /tmp/site/shelves/h100-a
 """
 
 
@@ -61,6 +62,18 @@ def parser() -> argparse.ArgumentParser:
     ask = verbs.add_parser("ask", help="send one JSON request to a running simulator's control socket")
     ask.add_argument("--dir", type=Path, required=True)
     ask.add_argument("request", help='like {"do": "status"}; do: status, series, ledger, device, inject, stop')
+
+    plugin = verbs.add_parser("device-plugin", help="offer a host's simulated GPUs to a kubelet until SIGTERM")
+    plugin.add_argument(
+        "--shelf", type=Path, required=True, help="the simulated host's shared file (RUN_DIR/shelves/HOST)"
+    )
+    plugin.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("/var/lib/kubelet/device-plugins"),
+        help="where kubelet.sock is (default: kubelet's own folder)",
+    )
+    plugin.add_argument("--resource", default="nvidia.com/gpu", help="what pods ask for (default nvidia.com/gpu)")
 
     judge = verbs.add_parser("judge", help="count watt-seconds over every limit on the truth and give a verdict")
     judge.add_argument(
@@ -148,6 +161,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             except ValueError as error:
                 raise InvalidInput(f"the request is not JSON: {error}") from error
             print(json.dumps(asyncio.run(ask(options.dir, request)), indent=1))
+        case "device-plugin":
+            from swingbus_sim.device_plugin import DevicePlugin, serve
+
+            asyncio.run(serve(DevicePlugin(options.shelf, folder=options.folder, resource=options.resource)))
         case "judge":
             from swingbus_sim.judge.main import judge
 
