@@ -191,6 +191,22 @@ def test_without_injection_an_ungated_gpu_pod_is_refused(chart: Installed) -> No
         chart.obeys(ungated, lambda pod: gates(pod) == [GATE])
 
 
+def test_leaving_as_the_page_says_leaves_no_pod_gated(chart: Installed) -> None:
+    """No pod gets a gate any more, none starts without one meanwhile, and the page's own patch lifts those that are left."""
+    page = (CHART.parents[1] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    patch = page.split("-p '", 1)[1].split("'", 1)[0]
+    chart.create("enrolled", make_pod("last", make_pod_spec(gated=False)))
+    chart.cluster.kubectl("delete", "mutatingadmissionpolicybinding", "swingbus-inject-gate")
+    try:
+        chart.obeys(make_pod_spec(gated=False), lambda pod: pod is None)
+        glass = ("--as=ada", "--as-group=system:masters", "--as-group=swingbus:break-glass")
+        chart.cluster.kubectl("patch", "pod", "last", "-n", "enrolled", "--type=json", "-p", patch, *glass)
+        assert gates(chart.cluster.api.get("/api/v1/namespaces/enrolled/pods/last")) == []
+    finally:
+        chart.install()
+        chart.obeys(make_pod_spec(gated=False), lambda pod: gates(pod) == [GATE])
+
+
 # The pool's definition.
 
 
