@@ -21,8 +21,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import uvloop
-
 from swingbus import __version__
 from swingbus.clock import Clock, SystemClock, boot_id
 from swingbus.faults import InvalidInput, SwingbusError, Unreachable, WrongState
@@ -292,6 +290,8 @@ def _raise_file_limit() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    import uvloop  # only a program that serves pays for it
+
     configuration = _load(arguments)
     configure_logging("swingbus-controller", level=arguments.log_level)
     _raise_file_limit()
