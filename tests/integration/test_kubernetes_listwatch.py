@@ -370,19 +370,40 @@ async def test_html_and_a_redirect_end_a_watch_only(server: FakeApiServer) -> No
         assert seen.watch.counts.lists_by_reason.total() == 1
 
 
-async def test_a_server_restored_from_a_backup_is_believed(server: FakeApiServer) -> None:
-    """Its revisions are lower than ours: the watch is refused, the new list is the truth."""
+@pytest.mark.parametrize("is_told", [True, False], ids=["by_a_bookmark", "by_silence"])
+async def test_a_server_restored_from_a_backup_is_believed(server: FakeApiServer, is_told: bool) -> None:
+    """Its revisions are lower than ours. The real server says nothing to a watch from ahead of it: a bookmark or silence gives it away."""
     make(server, "a", "b")
-    async with following(server) as seen:
+    async with following(server, CALM if is_told else QUICK) as seen:
         await seen.watch.wait_synced()
         await seen.watching()
+        server.watches.end_all()
         drop(server, "a")
         server.store.revision = 50
         server.store.log.clear()
         make(server, "c")
-        server.watches.end_all()
-        await seen.until(lambda: seen.watch.counts.lists_by_reason["revision_ahead"] == 1)
+        reason = "revision_ahead" if is_told else "silent"
+        async with asyncio.timeout(DEADLINE_S):
+            while not seen.watch.counts.lists_by_reason[reason]:
+                await asyncio.sleep(0.01)
+                if is_told:
+                    server.watches.send_bookmarks()
         await seen.until_equal()
+
+
+async def test_an_old_list_is_confirmed_by_a_new_one(server: FakeApiServer) -> None:
+    """A watch cannot show what it missed: here the server forgot to tell of an end."""
+    make(server, "a", "b")
+    async with following(server, replace(CALM, list_again_s=0.1, healthy_after_s=0.01)) as seen:
+        await seen.watching()
+        del server.store.objects["pods", "ns", "a"]
+        await asyncio.sleep(0.15)
+        server.watches.send_bookmarks()
+        await seen.until(lambda: seen.watch.counts.bookmarks_count == 1)
+        server.watches.end_all()
+        await seen.until_equal()
+        assert seen.watch.counts.lists_by_reason["routine"] == 1
+        assert seen.ends() == [("a", False)]
 
 
 async def test_a_server_that_is_away_is_not_hammered(server: FakeApiServer) -> None:

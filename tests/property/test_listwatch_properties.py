@@ -280,6 +280,8 @@ EVENTS = st.one_of(
         trouble=st.sampled_from(Trouble),
         revision=st.sampled_from(["5", "6", "7"]),
         lived_s=st.floats(0, 100),
+        has_heard=st.booleans(),
+        is_list_old=st.booleans(),
     ),
 )
 
@@ -298,13 +300,27 @@ def test_the_course_never_asks_again_at_once_and_never_keeps_a_lost_revision(
             case WatchEnded(trouble=Trouble.EXPIRED | Trouble.REVISION_AHEAD):
                 assert course.next_request == ListPage(continue_token="")
                 assert wait_s > 0
-            case WatchEnded(trouble=Trouble.CLOSED, lived_s=lived_s) if lived_s >= 10:
+            case WatchEnded(trouble=Trouble.CLOSED, lived_s=lived_s, has_heard=True) if lived_s >= 10:
                 assert wait_s == 0
-                assert course.next_request == Watch(revision=event.revision)
+                expected = ListPage(continue_token="") if event.is_list_old else Watch(revision=event.revision)
+                assert course.next_request == expected
+            case WatchEnded(trouble=Trouble.CLOSED, lived_s=lived_s) if lived_s >= 10:
+                pass  # nothing was heard: the third time it is listed again
             case WatchEnded() | ListFailed():
                 assert wait_s > 0
             case PageTaken():
                 assert course.failures_count == before.failures_count
+
+
+def test_a_watch_that_never_says_a_word_is_not_believed_for_ever() -> None:
+    """Whatever ends it. A server that can't be reached says nothing about the revision, though."""
+    for trouble, is_listed in ((Trouble.SILENT, True), (Trouble.CLOSED, True), (Trouble.UNREACHABLE, False)):
+        course = Course(revision="5")
+        for _ in range(3):
+            assert course.next_request == Watch(revision="5")
+            ended = WatchEnded(trouble=trouble, revision="5", lived_s=60.0, has_heard=False)
+            course = step(course, ended, healthy_after_s=10.0)
+        assert (course.next_request == ListPage(continue_token="")) == is_listed
 
 
 @given(

@@ -22,14 +22,17 @@ class Trouble(StrEnum):
     REFUSED = "refused"
     GARBAGE = "garbage"
     EXPIRED = "expired"
+    ROUTINE = "routine"  # no trouble: the last list is old
     REVISION_AHEAD = "revision_ahead"
 
 
 # What another try at the same place may mend; anything else begins the list anew.
 _PASSING = frozenset({Trouble.SILENT, Trouble.UNREACHABLE, Trouble.THROTTLED})
 _NEEDS_LIST = frozenset({Trouble.EXPIRED, Trouble.REVISION_AHEAD})
-# These may be the wire's fault or the revision's: the same is asked for again, but not for ever.
-_DOUBTFUL = frozenset({Trouble.GARBAGE, Trouble.REFUSED})
+# These may be the wire's fault or the revision's: the same is asked for again, but not for ever. A watch without one line is doubtful too:
+# of a revision that lies ahead of it (it was restored from a backup) the real API server says nothing, for as long as one listens.
+_DOUBTFUL = frozenset({Trouble.GARBAGE, Trouble.REFUSED, Trouble.SILENT})
+_SAYS_NOTHING_OF_THE_REVISION = frozenset({Trouble.UNREACHABLE, Trouble.THROTTLED})
 _DOUBTS_AT_MOST = 3
 _PAUSE_FACTOR_AT_MOST = 2**16
 
@@ -56,11 +59,15 @@ class WatchEnded:
     Args:
         revision: how far the copy is complete now.
         lived_s: how long it was open.
+        has_heard: whether a line came.
+        is_list_old: whether the last list is so old that a new one should confirm what the watches have told since.
     """
 
     trouble: Trouble
     revision: str
     lived_s: float
+    has_heard: bool
+    is_list_old: bool = False
 
 
 CourseEvent = PageTaken | ListFailed | WatchEnded
@@ -130,8 +137,12 @@ def _after_watch(course: Course, event: WatchEnded, healthy_after_s: float) -> C
     else:
         failures = 1 if has_progressed else course.failures_count + 1
     doubts = 0
-    if trouble in _DOUBTFUL:
+    if trouble in _SAYS_NOTHING_OF_THE_REVISION:
+        doubts = course.doubts_count
+    elif trouble in _DOUBTFUL or not event.has_heard:
         doubts = 1 if has_progressed else course.doubts_count + 1
+    if event.is_list_old and trouble is Trouble.CLOSED:
+        return Course(failures_count=failures, relist_reason=Trouble.ROUTINE)
     if trouble in _NEEDS_LIST or doubts >= _DOUBTS_AT_MOST:
         return Course(failures_count=max(1, failures), relist_reason=trouble)
     return replace(course, revision=event.revision, failures_count=failures, doubts_count=doubts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from typing import Any
 
@@ -36,7 +37,7 @@ _POOL_SCHEMA: Json = {
 }
 
 
-def check_fields(plural: str, body: Json, *, is_strict: bool) -> Json:
+def check_fields(plural: str, body: Json, *, is_strict: bool, is_patch: bool = False) -> Json:
     """Return a pool without fields that its schema lacks; a strict writer is told of them instead."""
     if plural != "capacitypools":
         return body
@@ -44,7 +45,14 @@ def check_fields(plural: str, body: Json, *, is_strict: bool) -> Json:
     pruned = _prune(body, _POOL_SCHEMA, "", unknown)
     if unknown and is_strict:
         listed = ", ".join(f'unknown field "{name}"' for name in unknown)
-        raise Refusal(400, "BadRequest", f"strict decoding error: {listed}")
+        said = f"strict decoding error: {listed}"
+        if is_patch:  # the real server quotes the whole object before it comes to the point
+            raise Refusal(
+                422, "Invalid", f' "" is invalid: patch: Invalid value: {json.dumps(json.dumps(body))}: {said}'
+            )
+        raise Refusal(
+            400, "BadRequest", f'CapacityPool in version "v1alpha1" cannot be handled as a CapacityPool: {said}'
+        )
     return dict(pruned)
 
 

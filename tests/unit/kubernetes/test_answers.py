@@ -82,6 +82,9 @@ def test_a_long_or_dirty_answer_is_cut_and_cleaned() -> None:
     assert len(str(fault)) < 600
     assert str(fault).isprintable()
     assert shorten("a\nb\x00c") == "a b c"
+    refusal = f'Invalid value: "{"x" * 5000}": strict decoding error: unknown field "status.gpu"'
+    assert shorten(refusal).startswith("Invalid value")
+    assert shorten(refusal).endswith('unknown field "status.gpu"')
 
 
 def test_too_new_a_revision_is_told_apart() -> None:

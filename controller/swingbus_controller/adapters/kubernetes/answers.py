@@ -51,7 +51,7 @@ class Answer:
         try:
             return _STATUS.decode(self.body)
         except (msgspec.DecodeError, msgspec.ValidationError):
-            return Status(code=self.code, message=self.body[: 4 * _SHOWN_CHARACTERS].decode("utf-8", "replace"))
+            return Status(code=self.code, message=self.body[: 2 * _SHOWN_CHARACTERS].decode("utf-8", "replace"))
 
 
 class ByteStream(Protocol):
@@ -75,9 +75,14 @@ class KubeApi(Protocol):
 
 
 def shorten(text: str, limit: int = _SHOWN_CHARACTERS) -> str:
-    """Return foreign text as it may stand in a message or a log: one line, printable, cut."""
-    flat = "".join(character if character.isprintable() else " " for character in text[: limit + 1])
-    return f"{flat[:limit]}..." if len(flat) > limit else flat
+    """Return foreign text as it may stand in a message or a log: one line, printable, the middle left out.
+
+    Of a long refusal the end is kept too: the API server quotes the whole object first and says what is wrong with it last.
+    """
+    if len(text) > limit:
+        end = limit // 3
+        text = f"{text[: limit - end]} ... {text[-end:]}"
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def retry_after_s(header: str | None) -> float | None:

@@ -25,7 +25,7 @@ from swingbus_controller.adapters.kubernetes.lines import LineSplitter, LineTooL
 from swingbus_controller.adapters.kubernetes.objects import KubeObject
 from swingbus_controller.adapters.kubernetes.own_objects import Bookmark, ListMeta, Status, WatchLine
 from swingbus_controller.adapters.kubernetes.resources import ApiCall, Resource
-from swingbus_controller.domain.mirror import Change, EventKind, Key, Mirror, PendingChanges
+from swingbus_controller.domain.mirror import Change, EventKind, Key, Mirror, PendingChanges, is_newer
 from swingbus_controller.domain.watch_course import (
     Course,
     CourseEvent,
@@ -65,6 +65,7 @@ class ListWatchSettings:
     page_objects: objects asked for at once.
     silence_s: a watch without a line for so long is broken; the API server sends bookmarks about once a minute.
     watch_s: a watch is asked to end after this to twice this, so that servers behind a balancer share the load again.
+    list_again_s: when a watch ends and the last list is older than this, a new one confirms the copy: no watch can show what it missed.
     healthy_after_s: a watch that lived so long forgets earlier failures.
     pause_base_s, pause_longest_s: the pause after the first failure, and the longest.
     line_bytes_at_most: an object has 1.5 MB at most.
@@ -74,6 +75,7 @@ class ListWatchSettings:
     page_objects: int = 500
     silence_s: float = 70.0
     watch_s: float = 300.0
+    list_again_s: float = 1800.0
     healthy_after_s: float = 10.0
     pause_base_s: float = 0.5
     pause_longest_s: float = 30.0
@@ -137,7 +139,8 @@ class ListWatch(Generic[T]):
             self._pending = PendingChanges(self._settings.ends_at_most)
         self._news, self._room, self._synced = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._sign_of_life_s: float | None = None
-        self._asked_s = 0.0
+        self._asked_s = self._listed_at_s = 0.0
+        self._has_heard = False
         self._log = get_logger().bind(resource=resource.plural, namespace=namespace)
         self.counts = ListWatchCounts()
         self.last_trouble = ""
@@ -236,7 +239,7 @@ class ListWatch(Generic[T]):
             self.counts.lists_by_reason[reason] += 1
             self._publish(self._mirror.replace(self._listed, meta.resource_version))
             self._log.info("list_completed", reason=reason, objects_count=len(self._listed))
-            self._listed = []
+            self._listed, self._listed_at_s = [], self._clock.monotonic_s()
             self._synced.set()
         return PageTaken(continue_token=meta.continue_, revision=meta.resource_version)
 
@@ -249,7 +252,7 @@ class ListWatch(Generic[T]):
             "timeoutSeconds": str(max(1, int(watch_s))),
         }
         call = ApiCall(verb="watch", resource=self._resource, namespace=self._namespace, query=query)
-        began_s = self._clock.monotonic_s()
+        began_s, self._has_heard = self._clock.monotonic_s(), False
         self.counts.watches_count += 1
         try:
             async with self._api.stream(call) as body:
@@ -267,7 +270,14 @@ class ListWatch(Generic[T]):
         self.counts.watch_ends[trouble] += 1
         if trouble is not Trouble.CLOSED:
             self._tell("watch_ended", trouble, message)
-        return WatchEnded(trouble=trouble, revision=self._mirror.revision, lived_s=self._clock.monotonic_s() - began_s)
+        now_s = self._clock.monotonic_s()
+        return WatchEnded(
+            trouble=trouble,
+            revision=self._mirror.revision,
+            lived_s=now_s - began_s,
+            has_heard=self._has_heard,
+            is_list_old=now_s - self._listed_at_s > self._settings.list_again_s,
+        )
 
     async def _read(self, body: ByteStream) -> None:
         """Take lines until the end. Raises TimeoutError after a silence."""
@@ -286,6 +296,7 @@ class ListWatch(Generic[T]):
             for line in splitter.feed(chunk):
                 heard_at = loop.time()
                 self._heard()
+                self._has_heard = True
                 if line.strip():
                     self._take(_LINE.decode(line))
 
@@ -297,7 +308,10 @@ class ListWatch(Generic[T]):
     def _take(self, line: WatchLine) -> None:
         if line.type == "BOOKMARK":
             self.counts.bookmarks_count += 1
-            self._mirror.advance(_BOOKMARK.decode(line.object).metadata.resource_version)
+            revision = _BOOKMARK.decode(line.object).metadata.resource_version
+            if is_newer(self._mirror.revision, revision):
+                raise _Ended(Trouble.REVISION_AHEAD, f"the server is at {revision}, behind what it told before")
+            self._mirror.advance(revision)
         elif line.type == "ERROR":
             raise self._end_of(_STATUS.decode(line.object), bytes(line.object))
         elif line.type in _EVENT_KINDS:
