@@ -80,8 +80,8 @@ def _unpack(column: Sequence[float]) -> tuple[float | None, ...]:
 # ---- telemetry ----
 
 
-def round_to_proto(round_: Round, sequence: int) -> link_pb2.TelemetryBatch:
-    """Return the batch for one round."""
+def round_to_proto(round_: Round, sequence: int, first_sequence: int) -> link_pb2.TelemetryBatch:
+    """Return the batch for one round that stands for the numbers from `first_sequence` to `sequence`."""
     return link_pb2.TelemetryBatch(
         sequence=sequence,
         sample_time=_timestamp(round_.sample_unix_s),
@@ -126,6 +126,7 @@ def round_to_proto(round_: Round, sequence: int) -> link_pb2.TelemetryBatch:
             for event in round_.events
         ],
         thinned=round_.thinned,
+        first_sequence=first_sequence if first_sequence < sequence else 0,
     )
 
 
@@ -298,8 +299,8 @@ def inventory_from_proto(inventory: link_pb2.Inventory) -> Inventory:
 class ProtoRoundCodec:
     """The spool's translation: rounds and inventories as deterministic protobuf bytes."""
 
-    def encode_round(self, round_: Round, sequence: int) -> bytes:
-        return round_to_proto(round_, sequence).SerializeToString()
+    def encode_round(self, round_: Round, sequence: int, first_sequence: int) -> bytes:
+        return round_to_proto(round_, sequence, first_sequence).SerializeToString()
 
     def decode_round(self, payload: bytes) -> Round:
         """Raise InvalidInput for bytes that are no batch."""

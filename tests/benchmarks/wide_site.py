@@ -124,6 +124,7 @@ class WideSite:
         return BatchFrame(
             agent=feeder,
             sequence=self._count,
+            first_sequence=self._count,
             boot_id=f"boot-{feeder}",
             sample_unix_s=self.clock.now().timestamp(),
             sample_boottime_s=self.clock.s,

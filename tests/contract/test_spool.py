@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from swingbus.link.v1alpha import link_pb2
 from swingbus_agent.adapters.spool import SqliteSpool
 from swingbus_agent.codec import ProtoRoundCodec
 from swingbus_agent.domain.readings import AgentEvent, Inventory, Round
@@ -35,7 +38,7 @@ class MemorySpool:
 
     async def append(self, round_: Round) -> int:
         self._newest += 1
-        self._batches[self._newest] = CODEC.encode_round(round_, self._newest)
+        self._batches[self._newest] = CODEC.encode_round(round_, self._newest, self._newest)
         return self._newest
 
     async def state(self) -> SpoolState:
@@ -52,11 +55,13 @@ class MemorySpool:
 
     async def read(self, after_sequence: int, before_sequence: int, limit: int) -> Sequence[SpooledBatch]:
         found = sorted(s for s in self._batches if after_sequence < s < before_sequence)[:limit]
-        return [SpooledBatch(sequence=s, inventory_id="only", payload=self._batches[s]) for s in found]
+        return [
+            SpooledBatch(sequence=s, first_sequence=s, inventory_id="only", payload=self._batches[s]) for s in found
+        ]
 
     async def acknowledge(self, acknowledged: Acknowledged, rejected: Collection[int] = ()) -> None:
         self._rejected += sum(s in self._batches for s in rejected)
-        self._batches = {s: p for s, p in self._batches.items() if not acknowledged.covers(s) and s not in rejected}
+        self._batches = {s: p for s, p in self._batches.items() if not acknowledged.covers(s, s) and s not in rejected}
 
     async def relieve(self, now_unix_s: float, busy: Collection[int]) -> tuple[int, int]:
         over = [s for s in sorted(self._batches) if s not in busy][: max(0, len(self._batches) - self._most)]
@@ -158,6 +163,59 @@ async def test_full_spool_thins_before_it_drops_and_keeps_events(tmp_path: Path)
     rounds = [CODEC.decode_round(batch.payload) for batch in await spool.read(0, 999, 999)]
     assert {event.message for each in rounds for event in each.events} == {"0", "25", "50", "75"}
     assert any(each.thinned for each in rounds) and not rounds[-1].thinned
+    await spool.aclose()
+
+
+async def test_mean_says_what_it_stands_for_also_to_the_next_run_and_in_a_new_layout(tmp_path: Path) -> None:
+    """Every number is in exactly one batch, by the spool and by the batch itself."""
+    spool = await opened(tmp_path, max_bytes=2500)
+    for n in range(100):
+        await spool.append(make_round(float(n)))
+    await spool.relieve(1e9 + 100, ())
+    before = await spool.read(0, 999, 999)
+    assert [n for b in before for n in range(b.first_sequence, b.sequence + 1)] == list(range(1, 101))
+    assert (await spool.state()).oldest_sequence == 1 < before[0].sequence
+    await spool.aclose()
+    spool = await opened(tmp_path, max_bytes=2500)
+    assert await spool.read(0, 999, 999) == before
+    await spool.announce(replace(INVENTORY, host_fields=("cpu_ratio", "load_1m")))
+    for batch in await spool.read(0, 999, 999):
+        message = link_pb2.TelemetryBatch.FromString(batch.payload)
+        assert (message.first_sequence or message.sequence) == batch.first_sequence
+        assert len(message.host_values) == 2
+    await spool.aclose()
+
+
+async def test_mean_stays_until_every_number_in_it_is_acknowledged(tmp_path: Path) -> None:
+    """Its last round may be all that the controller has: stored before the cut, its acknowledgement lost."""
+    spool = await opened(tmp_path, max_bytes=2500)
+    for n in range(100):
+        await spool.append(make_round(float(n)))
+    await spool.relieve(1e9 + 100, ())
+    mean = (await spool.read(0, 999, 1))[0]
+    assert mean.first_sequence == 1 < mean.sequence
+    await spool.acknowledge(Acknowledged(up_to=0, ranges=((mean.sequence, mean.sequence),)))
+    assert (await spool.read(0, 999, 1))[0] == mean
+    await spool.acknowledge(Acknowledged(up_to=0, ranges=((1, mean.sequence),)))
+    assert (await spool.read(0, 999, 1))[0].first_sequence == mean.sequence + 1
+    await spool.aclose()
+
+
+async def test_spool_of_an_older_agent_stands_for_its_own_numbers_and_goes_on(tmp_path: Path) -> None:
+    """A file without a word of what was merged: nothing is claimed, everything is still there and can be thinned."""
+    spool = await opened(tmp_path)
+    for n in range(40):
+        await spool.append(make_round(float(n)))
+    await spool.acknowledge(Acknowledged(up_to=2, ranges=((4, 4), (6, 6))))
+    await spool.aclose()
+    with closing(sqlite3.connect(tmp_path / "spool.sqlite3")) as database:
+        database.execute("DROP TABLE means")
+    spool = await opened(tmp_path, max_bytes=900)
+    found = await spool.read(0, 999, 999)
+    assert [(b.first_sequence, b.sequence) for b in found[:3]] == [(3, 3), (5, 5), (7, 7)]
+    merged, dropped = await spool.relieve(1e9 + 40, ())
+    assert merged > 0 and dropped == 0
+    assert {4, 6}.isdisjoint(n for b in await spool.read(0, 999, 999) for n in range(b.first_sequence, b.sequence + 1))
     await spool.aclose()
 
 

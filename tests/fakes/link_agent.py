@@ -123,7 +123,12 @@ class LinkAgent:
         self.ack_count = 0
 
     async def connect(
-        self, inventory: link_pb2.Inventory | None = None, *, newest_sequence: int = 1_000_000, instance: str = "run-1"
+        self,
+        inventory: link_pb2.Inventory | None = None,
+        *,
+        oldest_sequence: int = 1,
+        newest_sequence: int = 1_000_000,
+        instance: str = "run-1",
     ) -> None:
         """Open the stream, say hello, take the welcome."""
         self.call = self._stub.StreamTelemetry()
@@ -133,7 +138,7 @@ class LinkAgent:
                     agent=self.agent,
                     instance_uid=instance,
                     spool_uid=self.spool_uid,
-                    oldest_sequence=1,
+                    oldest_sequence=oldest_sequence,
                     newest_sequence=newest_sequence,
                     inventory=inventory or make_inventory(),
                 )

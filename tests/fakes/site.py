@@ -1109,6 +1109,7 @@ class VirtualSite:
             BatchFrame(
                 agent=agent.name,
                 sequence=agent.batch,
+                first_sequence=agent.batch,
                 boot_id=agent.boot_id,
                 sample_unix_s=self.clock.now().timestamp(),
                 sample_boottime_s=now_s,

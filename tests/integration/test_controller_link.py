@@ -10,14 +10,15 @@ import grpc
 import grpc.aio
 import pytest
 
-from swingbus.faults import Forbidden, InvalidInput
+from swingbus.faults import Forbidden, InvalidInput, OverBudget
 from swingbus.fleet.v1alpha import fleet_service_pb2 as fleet_rpc
 from swingbus.fleet.v1alpha import fleet_service_pb2_grpc
 from swingbus.link.v1alpha import agent_link_service_pb2 as pb2
 from swingbus.link.v1alpha import agent_link_service_pb2_grpc, link_pb2
 from swingbus.rpc.roles import Role
 from swingbus.rpc.status import fault_from_rpc_error
-from tests.fakes.controllers import TestSite
+from swingbus_controller.domain.sequences import MAX_RANGES
+from tests.fakes.controllers import SITE, TestSite
 from tests.fakes.link_agent import LinkAgent, make_batch, make_inventory
 
 AGENT = "sites/north/agents/edge-1"
@@ -107,6 +108,8 @@ def _hostile_batches() -> dict[str, tuple[link_pb2.TelemetryBatch, str]]:
     twice.banks.append(twice.banks[0])
     meter_index = make_batch(11, meter_index=5)
     beyond = make_batch(2**41)
+    backward_mean, early_mean = make_batch(12), make_batch(13)
+    backward_mean.first_sequence, early_mean.first_sequence = 99, -1
     return {
         "a value short": (short, "8 values, 9 were announced"),
         "rows of another bank": (rows, "were announced (3 devices)"),
@@ -120,6 +123,8 @@ def _hostile_batches() -> dict[str, tuple[link_pb2.TelemetryBatch, str]]:
         "bank twice": (twice, "twice"),
         "unknown meter": (meter_index, "meter_index 5"),
         "number too large": (beyond, "outside 1 to"),
+        "mean of later numbers": (backward_mean, "first_sequence 99 is outside 1 to 12"),
+        "mean of no numbers": (early_mean, "first_sequence -1 is outside 1 to 13"),
     }
 
 
@@ -135,7 +140,7 @@ async def test_hostile_batches_are_refused_with_reasons_and_the_stream_goes_on(s
         for name, (batch, reason) in hostile.items():
             assert reason in agent.rejected[batch.sequence], name
         assert agent.is_stored(99)
-        assert (await verify(site, [1, 12])).stored_count == 0
+        assert (await verify(site, [1, 13])).stored_count == 0
 
 
 async def test_number_reused_for_another_batch_is_refused(site: TestSite) -> None:
@@ -153,6 +158,66 @@ async def test_number_reused_for_another_batch_is_refused(site: TestSite) -> Non
         while 2 not in again.rejected:
             await again._take_one()
         assert "spool went back" in again.rejected[2]
+
+
+async def test_spool_with_too_many_gaps_loses_its_session_and_no_batch(tmp_path: Path) -> None:
+    """Nothing is refused for ever: what joins a range still comes in, and a hello closes what the agent has no more."""
+    text = SITE.replace("credit = 16", "credit = 256").replace("commit_interval_s = 0.05", "commit_interval_s = 0.01")
+    site = TestSite(tmp_path, text)
+    odd = list(range(1, 2 * MAX_RANGES, 2))
+    beyond = odd[-1] + 2
+    async with site.serve() as controller, site.channel("edge-1", Role.AGENT) as channel:
+        agent = LinkAgent(channel, "edge-1")
+        await agent.connect()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(agent.send(*[make_batch(n, boottime_s=1000.0 + n) for n in odd]))
+            tasks.create_task(agent.wait_told(odd[-1]))
+        await agent.send(make_batch(2, boottime_s=1002.0))
+        await agent.wait_told(2)
+        further = make_batch(beyond + 1, boottime_s=1001.0 + beyond)  # the join made room for one
+        await agent.send(further)
+        await agent.wait_told(further.sequence)
+        await agent.send(make_batch(beyond + 9, boottime_s=1009.0 + beyond))
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await agent.close()
+        fault = fault_from_rpc_error(ended.value)
+        assert isinstance(fault, OverBudget) and fault.reason == "TOO_MANY_GAPS"
+        assert agent.is_stored(further.sequence) and not agent.rejected
+        again = LinkAgent(channel, "edge-1")
+        await again.connect(oldest_sequence=beyond, newest_sequence=beyond + 9)
+        assert again.acked == beyond - 1
+        await again.send(make_batch(beyond + 9, boottime_s=1009.0 + beyond))
+        await again.wait_told(beyond + 9)
+        assert not again.rejected
+        assert (await verify(site, [1, beyond - 1])).stored_count == MAX_RANGES + 1
+        await again.close()
+        told = [e.entry.facts for e in controller.journal.read() if e.entry.kind == "batches_lost"]
+        assert [(f["lost_count"], f["up_to"]) for f in told] == [(str(MAX_RANGES - 1), str(beyond - 1))]
+
+
+@pytest.mark.parametrize(("oldest", "closed"), [(6, 5), (0, 7), (2**50, 7)], ids=["below", "empty spool", "beyond all"])
+async def test_numbers_that_an_agent_has_no_more_are_closed_and_told_once(
+    site: TestSite, oldest: int, closed: int
+) -> None:
+    """Up to the oldest that it has, never above the newest that it gave out; also for the controller's next run."""
+    async with site.serve() as controller, site.channel("edge-1", Role.AGENT) as channel:
+        agent = LinkAgent(channel, "edge-1")
+        await agent.connect()
+        await agent.send(make_batch(3))
+        await agent.wait_told(3)
+        await agent.close()
+        for _ in range(2):
+            again = LinkAgent(channel, "edge-1")
+            await again.connect(oldest_sequence=oldest, newest_sequence=7)
+            assert (again.acked, again.ranges) == (closed, [])
+            await again.close()
+        told = [e.entry.facts["lost_count"] for e in controller.journal.read() if e.entry.kind == "batches_lost"]
+        assert told == [str(closed - 1)]
+    async with site.serve(), site.channel("edge-1", Role.AGENT) as channel:
+        last = LinkAgent(channel, "edge-1")
+        await last.connect()
+        assert last.acked == closed
+        await last.close()
 
 
 async def test_agent_that_claims_another_name_is_forbidden(site: TestSite) -> None:

@@ -2,7 +2,8 @@
 
 Decides nothing about what to thin or drop (`domain.spool_policy` does). Invariants: a sequence is on disk before it is
 returned, so it is never given out twice, not even after a power cut; nothing but an acknowledgement, a refusal for ever or
-the bounds deletes. A file that SQLite cannot trust is set aside beside the new one, never deleted.
+the bounds deletes; a mean, and from which number on it stands for, are one transaction. A file that SQLite cannot trust is set
+aside beside the new one, never deleted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ CREATE TABLE IF NOT EXISTS inventories (inventory_id TEXT PRIMARY KEY, payload B
 CREATE TABLE IF NOT EXISTS batches (
   sequence INTEGER PRIMARY KEY, inventory_id TEXT NOT NULL, level INTEGER NOT NULL,
   sample_unix_s REAL NOT NULL, size_bytes INTEGER NOT NULL, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS means (
+  sequence INTEGER PRIMARY KEY REFERENCES batches ON DELETE CASCADE, first_sequence INTEGER NOT NULL);
 """
+# A table of its own: a spool of an older agent needs no rebuilding, and a column behind the payload would be slow to reach.
+_BATCHES = "batches LEFT JOIN means USING (sequence)"
+_FIRST = "ifnull(first_sequence, sequence)"
 _COUNTS = ("thinned", "dropped", "rejected")
 _AGE_CHECK_S = 30.0  # between two looks for history that is too old
 _RELIEF_STEPS = 64  # per call; the rest waits for the next call
@@ -126,6 +132,7 @@ class SqliteSpool:
         complaint = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if complaint != "ok":
             raise sqlite3.DatabaseError(complaint)
+        database.execute("PRAGMA foreign_keys=ON")
         database.executescript(_SCHEMA)
         facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
         newest = database.execute("SELECT coalesce(max(sequence), 0) FROM batches").fetchone()[0]
@@ -182,7 +189,7 @@ class SqliteSpool:
 
     def _append(self, round_: Round) -> int:
         sequence = self._newest + 1
-        payload = self._codec.encode_round(round_, sequence)
+        payload = self._codec.encode_round(round_, sequence, sequence)
         with _transaction(self._db):
             self._db.execute(
                 "INSERT INTO batches VALUES (?, ?, 0, ?, ?, ?)",
@@ -194,7 +201,7 @@ class SqliteSpool:
         return sequence
 
     def _state(self) -> SpoolState:
-        oldest, count = self._db.execute("SELECT coalesce(min(sequence), 0), count(*) FROM batches").fetchone()
+        oldest, count = self._db.execute(f"SELECT ifnull(min({_FIRST}), 0), count(*) FROM {_BATCHES}").fetchone()
         return SpoolState(
             spool_uid=self._uid,
             oldest_sequence=oldest,
@@ -208,17 +215,21 @@ class SqliteSpool:
 
     def _read(self, after_sequence: int, before_sequence: int, limit: int) -> list[SpooledBatch]:
         rows = self._db.execute(
-            "SELECT sequence, inventory_id, payload FROM batches WHERE sequence > ? AND sequence < ? ORDER BY sequence LIMIT ?",
+            f"SELECT sequence, {_FIRST}, inventory_id, payload FROM {_BATCHES} WHERE sequence > ? AND sequence < ? "
+            "ORDER BY sequence LIMIT ?",
             (after_sequence, before_sequence, limit),
         ).fetchall()
         return [
             SpooledBatch(
-                sequence=sequence, inventory_id=self._inventory_id, payload=self._present(sequence, layout, payload)
+                sequence=sequence,
+                first_sequence=first,
+                inventory_id=self._inventory_id,
+                payload=self._present(sequence, first, layout, payload),
             )
-            for sequence, layout, payload in rows
+            for sequence, first, layout, payload in rows
         ]
 
-    def _present(self, sequence: int, inventory_id: str, payload: bytes) -> bytes:
+    def _present(self, sequence: int, first_sequence: int, inventory_id: str, payload: bytes) -> bytes:
         """Return the batch laid out by the present inventory."""
         if inventory_id == self._inventory_id or self._inventory is None:
             return payload
@@ -227,7 +238,7 @@ class SqliteSpool:
             return payload
         before = self._codec.decode_inventory(row[0])
         return self._codec.encode_round(
-            remap_round(self._codec.decode_round(payload), before, self._inventory), sequence
+            remap_round(self._codec.decode_round(payload), before, self._inventory), sequence, first_sequence
         )
 
     def _acknowledge(self, acknowledged: Acknowledged, rejected: Collection[int]) -> None:
@@ -237,7 +248,12 @@ class SqliteSpool:
                     self._count("rejected", 1)
             self._delete("sequence <= ?", (acknowledged.up_to,))
             for first, last in acknowledged.ranges:
-                self._delete("sequence BETWEEN ? AND ?", (first, last))
+                # A mean whose last round alone is there stays: the controller has not got the others.
+                self._delete(
+                    "sequence BETWEEN ? AND ? AND NOT EXISTS "
+                    "(SELECT 1 FROM means WHERE means.sequence = batches.sequence AND first_sequence < ?)",
+                    (first, last, first),
+                )
 
     def _delete(self, condition: str, parameters: tuple[int, ...]) -> int:
         freed = self._db.execute(
@@ -259,8 +275,13 @@ class SqliteSpool:
         merged = dropped = 0
         unmergeable: set[int] = set()  # what turned out to be of another boot, shape or inventory
         for _ in range(_RELIEF_STEPS):
-            rows = self._db.execute("SELECT sequence, size_bytes, level, sample_unix_s FROM batches ORDER BY sequence")
-            batches = [StoredBatch(sequence=s, size_bytes=b, level=n, sample_unix_s=t) for s, b, n, t in rows]
+            rows = self._db.execute(
+                f"SELECT sequence, {_FIRST}, size_bytes, level, sample_unix_s FROM {_BATCHES} ORDER BY sequence"
+            )
+            batches = [
+                StoredBatch(sequence=s, first_sequence=f, size_bytes=b, level=n, sample_unix_s=t)
+                for s, f, b, n, t in rows
+            ]
             steps = plan_relief(batches, bounds=self._bounds, now_s=now_unix_s, busy=busy, unmergeable=unmergeable)
             if not steps:
                 break
@@ -268,8 +289,9 @@ class SqliteSpool:
                 if isinstance(step, Drop):
                     with _transaction(self._db):
                         for sequence in step.sequences:
-                            dropped += self._delete("sequence = ?", (sequence,))
-                        self._count("dropped", len(step.sequences))
+                            self._delete("sequence = ?", (sequence,))
+                        self._count("dropped", step.round_count)
+                    dropped += step.round_count
                 elif not self._merge(step):
                     unmergeable.update(step.sequences)
                 else:
@@ -293,13 +315,14 @@ class SqliteSpool:
             return False
         sequence, layout, _ = rows[-1]
         mean = merge_rounds(rounds)
-        payload = self._codec.encode_round(mean, sequence)
+        payload = self._codec.encode_round(mean, sequence, step.first_sequence)
         with _transaction(self._db):
             self._delete(f"sequence IN ({marks})", step.sequences)
             self._db.execute(
                 "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)",
                 (sequence, layout, step.level, mean.sample_unix_s, len(payload), payload),
             )
+            self._db.execute("INSERT INTO means VALUES (?, ?)", (sequence, step.first_sequence))
             self._count("thinned", len(rows) - 1)
         self._size_bytes += len(payload)
         return True

@@ -15,7 +15,7 @@ from swingbus_agent.app.rounds import Rounds
 from swingbus_agent.app.sessions import Sessions
 from swingbus_agent.domain.spool_policy import Acknowledged, Sending, begin_sending, is_rolled_back, sent, settled
 from swingbus_agent.ports.link import ControllerLink, TelemetryHello, TelemetrySession
-from swingbus_agent.ports.spool import Spool
+from swingbus_agent.ports.spool import Spool, SpooledBatch
 
 _READ_COUNT = 32
 _HIGHEST = 1 << 62
@@ -118,7 +118,7 @@ class Reporter:
                 count = min(_READ_COUNT, sending.room)
                 live = await self._spool.read(sending.live_cursor, _HIGHEST, count)
                 for batch in live:
-                    await self._send(session, batch.sequence, batch.payload)
+                    await self._send(session, batch)
                 is_live_left = len(live) == count
                 if is_live_left:
                     continue
@@ -129,19 +129,19 @@ class Reporter:
                 backlog = await self._spool.read(sending.cursor, sending.live_from, count)
                 is_backlog_left = bool(backlog)
                 for batch in backlog:
-                    await self._send(session, batch.sequence, batch.payload)
+                    await self._send(session, batch)
                 next_backlog_s = now_s + len(backlog) / self._backfill_per_s
                 continue
             wait_s = max(0.0, next_backlog_s - now_s) if is_backlog_left and sending.room else None
             await self._wait_news(wait_s)
 
-    async def _send(self, session: TelemetrySession, sequence: int, payload: bytes) -> None:
+    async def _send(self, session: TelemetrySession, batch: SpooledBatch) -> None:
         sending = self._sending
         if sending is None:
             return
-        self._sending = sent(sending, sequence)
+        self._sending = sent(sending, batch.sequence, batch.first_sequence)
         self._rounds.busy = self._sending.in_flight
-        await session.send_batch(payload)
+        await session.send_batch(batch.payload)
 
     async def _wait_news(self, wait_s: float | None) -> None:
         """Wait for a stored round, an acknowledgement or the time."""

@@ -134,7 +134,7 @@ class Rounds:
         if dropped:
             self.tell(
                 "spool_dropped",
-                f"{dropped} batches of history were dropped for room or age; reach the controller, or raise spool.max_bytes",
+                f"{dropped} rounds of history were dropped for room or age; reach the controller, or raise spool.max_bytes",
             )
         elif merged:
             _log.info("spool_thinned", merged_count=merged)

@@ -3,13 +3,15 @@
 Sequences are given out once, in order. A session sends every stored batch exactly once: the newest at once, everything
 that is older as backlog, oldest first, at a capped rate and inside the controller's credit. Only an acknowledgement (or a
 refusal for ever) deletes. When the spool is over its bounds it first merges old rounds into means (10 s, then 60 s) and
-only then drops the oldest. Invariant: a batch that is on its way is neither merged nor dropped.
+only then drops the oldest. Invariants: a batch that is on its way is neither merged nor dropped; a mean stands for an unbroken run of
+numbers, so that what was dropped or stored between two batches is never taken for merged; it is done with only when the controller
+holds the whole run, for it may hold the last round of it alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 TARGET_RATIO = 0.9  # thinning stops here, so that it does not run at every append
 BUCKETS_S = (10.0, 60.0)  # width of a merged batch at level 1 and 2
@@ -20,9 +22,15 @@ class StoredBatch:
     """One row of the spool; `level` 0 is a round as sampled, 1 and 2 are means."""
 
     sequence: int
+    first_sequence: int  # the numbers from here to `sequence` were merged into it
     size_bytes: int
     level: int
     sample_unix_s: float
+
+    @property
+    def round_count(self) -> int:
+        """Return how many rounds it stands for."""
+        return self.sequence - self.first_sequence + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +43,19 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge:
-    """Replace these batches by their mean, stored under the last one's sequence at `level`."""
+    """Replace these batches by their mean, stored under the last one's sequence at `level`; it stands for all from `first_sequence` on."""
 
     sequences: tuple[int, ...]
+    first_sequence: int
     level: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """Delete these batches for ever and count them."""
+    """Delete these batches for ever and count the rounds that they stand for."""
 
     sequences: tuple[int, ...]
+    round_count: int
     reason: str  # full or old
 
 
@@ -63,11 +73,9 @@ def plan_relief(
     shape than their neighbours). The size after a merge is not known
     beforehand, so this returns one kind of step at a time: call again after carrying it out, until nothing comes back.
     """
-    too_old = tuple(
-        b.sequence for b in batches if now_s - b.sample_unix_s > bounds.max_age_s and b.sequence not in busy
-    )
+    too_old = [b for b in batches if now_s - b.sample_unix_s > bounds.max_age_s and b.sequence not in busy]
     if too_old:
-        return (Drop(sequences=too_old, reason="old"),)
+        return (_drop(too_old, "old"),)
     total = sum(batch.size_bytes for batch in batches)
     if total <= bounds.max_bytes:
         return ()
@@ -79,14 +87,20 @@ def plan_relief(
         merges = _merges(reach, level=level, width_s=width_s, busy=whole, excess_bytes=excess)
         if merges:
             return merges
-    dropped: list[int] = []
+    dropped: list[StoredBatch] = []
     for batch in batches:
         if excess <= 0:
             break
         if batch.sequence not in busy:
-            dropped.append(batch.sequence)
+            dropped.append(batch)
             excess -= batch.size_bytes
-    return (Drop(sequences=tuple(dropped), reason="full"),) if dropped else ()
+    return (_drop(dropped, "full"),) if dropped else ()
+
+
+def _drop(batches: Sequence[StoredBatch], reason: str) -> Drop:
+    return Drop(
+        sequences=tuple(b.sequence for b in batches), round_count=sum(b.round_count for b in batches), reason=reason
+    )
 
 
 def _merges(
@@ -98,15 +112,20 @@ def _merges(
     def close() -> int:
         saved = 0
         if len(group) > 1:
-            merges.append(Merge(sequences=tuple(each.sequence for each in group), level=level))
+            sequences = tuple(each.sequence for each in group)
+            merges.append(Merge(sequences=sequences, first_sequence=group[0].first_sequence, level=level))
             saved = sum(each.size_bytes for each in group) - max(each.size_bytes for each in group)
         group.clear()
         return saved
 
     for batch in batches:
         fits = batch.level < level and batch.sequence not in busy
-        is_same = bool(group) and batch.sample_unix_s // width_s == group[0].sample_unix_s // width_s
-        if group and not (fits and is_same):
+        is_next = (
+            bool(group)
+            and batch.sample_unix_s // width_s == group[0].sample_unix_s // width_s
+            and batch.first_sequence == group[-1].sequence + 1
+        )
+        if group and not (fits and is_next):
             excess_bytes -= close()
             if excess_bytes <= 0:
                 return tuple(merges)
@@ -123,9 +142,9 @@ class Acknowledged:
     up_to: int
     ranges: tuple[tuple[int, int], ...] = ()
 
-    def covers(self, sequence: int) -> bool:
-        """Tell whether this sequence is stored at the controller."""
-        return sequence <= self.up_to or any(first <= sequence <= last for first, last in self.ranges)
+    def covers(self, first: int, last: int) -> bool:
+        """Tell whether every sequence from `first` to `last` is stored at the controller."""
+        return last <= self.up_to or any(begin <= first and last <= end for begin, end in self.ranges)
 
 
 def parse_ranges(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -142,7 +161,7 @@ class Sending:
     live_from: int  # newest sequence when the session began
     live_cursor: int  # greatest live sequence sent
     cursor: int = 0  # greatest backlog sequence sent
-    in_flight: frozenset[int] = frozenset()
+    in_flight: Mapping[int, int] = field(default_factory=dict)  # sequence -> the first one that it stands for
 
     @property
     def room(self) -> int:
@@ -157,9 +176,9 @@ def begin_sending(*, credit: int, newest_sequence: int) -> Sending:
     )
 
 
-def sent(sending: Sending, sequence: int) -> Sending:
+def sent(sending: Sending, sequence: int, first_sequence: int) -> Sending:
     """Note that a batch went out."""
-    in_flight = sending.in_flight | {sequence}
+    in_flight = {**sending.in_flight, sequence: first_sequence}
     if sequence >= sending.live_from:
         return replace(sending, live_cursor=max(sending.live_cursor, sequence), in_flight=in_flight)
     return replace(sending, cursor=max(sending.cursor, sequence), in_flight=in_flight)
@@ -170,7 +189,11 @@ def settled(sending: Sending, acknowledged: Acknowledged, rejected: Iterable[int
     refused = frozenset(rejected)
     return replace(
         sending,
-        in_flight=frozenset(s for s in sending.in_flight if not acknowledged.covers(s) and s not in refused),
+        in_flight={
+            sequence: first
+            for sequence, first in sending.in_flight.items()
+            if not acknowledged.covers(first, sequence) and sequence not in refused
+        },
     )
 
 

@@ -15,6 +15,7 @@ class SpooledBatch:
     """One stored batch; `inventory_id` names the inventory by which it is laid out."""
 
     sequence: int
+    first_sequence: int  # the numbers from here to `sequence` were merged into it
     inventory_id: str
     payload: bytes
 
@@ -24,19 +25,19 @@ class SpoolState:
     """What a session's first message and the metrics need."""
 
     spool_uid: str
-    oldest_sequence: int  # 0 if empty
+    oldest_sequence: int  # the oldest that a stored batch stands for; 0 if empty
     newest_sequence: int  # greatest ever given out
     batch_count: int
     size_bytes: int
     thinned_count: int  # batches merged away since the spool began
-    dropped_count: int  # batches lost since the spool began
+    dropped_count: int  # rounds lost since the spool began, each of a dropped mean counted
     rejected_count: int  # batches that the controller refused for ever
 
 
 class RoundCodec(Protocol):
     """Turns rounds into bytes and back."""
 
-    def encode_round(self, round_: Round, sequence: int) -> bytes: ...
+    def encode_round(self, round_: Round, sequence: int, first_sequence: int) -> bytes: ...
 
     def decode_round(self, payload: bytes) -> Round: ...
 
@@ -63,11 +64,11 @@ class Spool(Protocol):
         ...
 
     async def acknowledge(self, acknowledged: Acknowledged, rejected: Collection[int] = ()) -> None:
-        """Delete what the controller has; count and delete what it refuses for ever."""
+        """Delete what the controller has, a mean only with every number in it; count and delete what it refuses for ever."""
         ...
 
     async def relieve(self, now_unix_s: float, busy: Collection[int]) -> tuple[int, int]:
-        """Thin, then drop, until the spool is inside its bounds; return how many batches were merged away and dropped."""
+        """Thin, then drop, until the spool is inside its bounds; return how many batches were merged away, and how many rounds dropped."""
         ...
 
     async def restart(self) -> None:

@@ -218,6 +218,11 @@ def batch_from_proto(message: link_pb2.TelemetryBatch, layout: Layout, *, newest
     """
     if not 1 <= message.sequence <= MAX_SEQUENCE:
         raise InvalidInput(f"sequence {message.sequence} is outside 1 to {MAX_SEQUENCE}", reason="BAD_BATCH")
+    first_sequence = message.first_sequence or message.sequence
+    if not 1 <= first_sequence <= message.sequence:
+        raise InvalidInput(
+            f"first_sequence {first_sequence} is outside 1 to {message.sequence}, the batch's own", reason="BAD_BATCH"
+        )
     if not 1 <= len(message.boot_id) <= MAX_UID:
         raise InvalidInput(f"boot_id must have 1 to {MAX_UID} characters", reason="BAD_BATCH")
     if message.sample_boottime_ns <= 0:
@@ -242,6 +247,7 @@ def batch_from_proto(message: link_pb2.TelemetryBatch, layout: Layout, *, newest
     return BatchFrame(
         agent=layout.agent,
         sequence=message.sequence,
+        first_sequence=first_sequence,
         boot_id=message.boot_id,
         sample_unix_s=sample_unix_s,
         sample_boottime_s=sample_boottime_s,

@@ -228,7 +228,10 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         ranges = parse_ranges(request.ranges)
         found = await _in_thread(self._archive.verify, agent, request.spool_uid, ranges, MISSING_LIMIT)
         return pb2.VerifySequencesResponse(
-            stored_count=found.stored_count, sample_count=found.sample_count, missing=found.missing
+            stored_count=found.stored_count,
+            merged_count=found.merged_count,
+            sample_count=found.sample_count,
+            missing=found.missing,
         )
 
     async def ListMeterIntervals(

@@ -20,7 +20,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from swingbus.clock import Clock
-from swingbus.faults import Forbidden, InvalidInput, StaleRevision, TimedOut
+from swingbus.faults import Forbidden, InvalidInput, OverBudget, StaleRevision, TimedOut
 from swingbus.link.v1alpha import agent_link_service_pb2 as pb2
 from swingbus.link.v1alpha import link_pb2
 from swingbus.logs import get_logger
@@ -125,17 +125,23 @@ class AgentLinkService:
             )
             await self._write(context, pb2.StreamTelemetryResponse(welcome=welcome))
             closing = asyncio.Event()
+            full: OverBudget | None = None
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write_acks(session, context, closing))
                 watcher = tasks.create_task(_end_when_replaced(session.replaced, session.agent))
-                await self._read_batches(session, requests)
-                # The agent closed its side: what it sent is still stored and acknowledged.
+                try:
+                    await self._read_batches(session, requests)
+                except OverBudget as error:
+                    full = error
+                # The agent closed its side, or may send no more: what it sent is still stored and acknowledged.
                 while session.in_flight:
                     session.room.clear()
                     await session.room.wait()
                 watcher.cancel()
                 closing.set()
                 session.changed.set()
+            if full is not None:
+                raise full
         finally:
             self._ingest.close_session(session)
 

@@ -21,7 +21,7 @@ from swingbus_controller.app.sums import Columns, columns_of, quiet_numbers, rea
 from swingbus_controller.domain.fleet import BankReading, Fleet, Liveness, Newest
 from swingbus_controller.domain.frames import AgentInventory, BatchFrame, DeviceEvent
 from swingbus_controller.domain.intervals import BankPoint, MeterPoint
-from swingbus_controller.domain.sequences import MAX_RANGES, SequenceSet
+from swingbus_controller.domain.sequences import MAX_RANGES, MAX_SEQUENCE, SequenceSet
 from swingbus_controller.ports.control import FrameSink
 from swingbus_controller.ports.telemetry_store import BatchRecord, TelemetryStore
 
@@ -161,6 +161,7 @@ class Ingest:
                 f"{stored.newest()} is stored: it was restored from an older copy; remove the agent's spool, it starts a new one",
                 facts={"stored": str(stored.newest()), "offered": str(hello.newest_sequence)},
             )
+        await self._close_lost(hello, spool.spool_id, stored)
         inventory_id = await self._in_writer(self._store.keep_inventory, spool.spool_id, hello.inventory_payload)
         old = self._sessions.get(hello.agent)
         if old is not None:
@@ -205,6 +206,31 @@ class Ingest:
         view.acked_sequence = stored.cumulative()
         self._take_inventory(hello.inventory)
         return session
+
+    async def _close_lost(self, hello: Hello, spool_id: int, stored: SequenceSet) -> None:
+        """Close the numbers that an agent gave out and has no more: they cannot come, and each would be a gap for ever."""
+        last = min(
+            hello.oldest_sequence - 1 if hello.oldest_sequence else MAX_SEQUENCE, hello.newest_sequence, MAX_SEQUENCE
+        )
+        if last < 1 or stored.covers(1, last):
+            return
+        if self._pending:
+            await self._commit()  # what came on the stream before is not lost
+        lost_count = sum(end - begin + 1 for begin, end in stored.holes(1, last))
+        if not lost_count:
+            return
+        self._recorder.note(
+            "batches_lost",
+            subject=self._agent_name(hello.agent),
+            source=f"spool/{hello.agent}",
+            message=f"{lost_count} batches of agent {hello.agent} up to number {last} never came and it does not have them any more: "
+            "dropped for room or age, refused, or merged by an agent that does not say what it merges",
+            facts={"lost_count": str(lost_count), "spool": hello.spool_uid, "up_to": str(last)},
+        )
+        # On the record first: told twice after a crash in between, never not at all.
+        self._recorder.flush()
+        await self._in_writer(self._store.close_numbers, spool_id, last)
+        stored.add_range(1, last)
 
     def close_session(self, session: TelemetrySession) -> None:
         """End a stream; what it sent is still committed."""
@@ -262,12 +288,19 @@ class Ingest:
             await session.room.wait()
 
     def accept(self, session: TelemetrySession, batch: BatchFrame, payload: bytes) -> None:
-        """Fold a batch and put it up for the next commit. Never blocks."""
-        if len(session.stored) >= MAX_RANGES and batch.sequence not in session.stored:
-            self.reject(
-                session, batch.sequence, f"the spool has {MAX_RANGES} gaps; remove it, the agent starts a new one"
+        """Fold a batch and put it up for the next commit. Never blocks.
+
+        Raises:
+            OverBudget: the spool has too many gaps for one more. Nothing is refused for ever, so the agent keeps the batch; its next
+            hello closes the gaps below what it still has.
+        """
+        if len(session.stored) >= MAX_RANGES and not session.stored.touches(batch.first_sequence, batch.sequence):
+            raise OverBudget(
+                f"{MAX_RANGES} gaps are in the numbers stored of spool {session.spool_uid}; connect again. If this repeats, "
+                "the agent is too old to say what it merged, or its spool is broken: update it, or remove its spool.",
+                reason="TOO_MANY_GAPS",
+                metadata={"agent": session.agent, "spool": session.spool_uid},
             )
-            return
         now_s = self._clock.boottime_s()
         now_unix_s = self._clock.now().timestamp()
         with quiet_numbers():
@@ -300,6 +333,7 @@ class Ingest:
         record = BatchRecord(
             spool_id=session.spool_id,
             sequence=batch.sequence,
+            first_sequence=batch.first_sequence,
             inventory_id=session.inventory_id,
             boot_id=batch.boot_id,
             sample_boottime_ns=round(batch.sample_boottime_s * 1e9),
@@ -406,8 +440,8 @@ class Ingest:
                     f"number {record.sequence} is stored with another batch: the spool went back; remove it",
                 )
                 continue
-            if record.sequence not in session.stored:
-                session.stored.add(record.sequence)
+            if not session.stored.covers(record.first_sequence, record.sequence):
+                session.stored.add_range(record.first_sequence, record.sequence)
                 self._note_stored(session, record, now_unix_s)
             session.changed.set()
         for session in self._sessions.values():

@@ -120,10 +120,11 @@ class DeviceEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFrame:
-    """One numbered batch of one agent."""
+    """One numbered batch of one agent; it stands for the numbers from `first_sequence` on, which its spool merged into it."""
 
     agent: str
     sequence: int
+    first_sequence: int
     boot_id: str
     sample_unix_s: float
     sample_boottime_s: float

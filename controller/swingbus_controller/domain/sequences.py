@@ -1,7 +1,8 @@
 """Which batch numbers of a spool are stored: a set of integers kept as inclusive ranges.
 
 Decides what is acknowledged. Refuses to know: batches. Invariant: ranges are sorted, do not touch and start at 1 or more, so
-a spool without gaps is one pair however long it runs.
+a spool without gaps is one pair however long it runs: a mean enters with every number that it stands for, and what an agent no
+longer has is closed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from swingbus.faults import InvalidInput
 
 MAX_SEQUENCE = 2**40 - 1  # leaves room for the spool's number in one 63-bit key
-MAX_RANGES = 4096  # more gaps than this are an attack or a broken spool
+MAX_RANGES = 4096  # more gaps than this come from an agent that thins without saying so, a broken spool or an attack
 
 
 class SequenceSet:
@@ -26,8 +27,7 @@ class SequenceSet:
             self.add_range(first, last)
 
     def __contains__(self, sequence: int) -> bool:
-        at = bisect_right(self._firsts, sequence) - 1
-        return at >= 0 and self._lasts[at] >= sequence
+        return self.covers(sequence, sequence)
 
     def __len__(self) -> int:
         """Return how many ranges there are."""
@@ -37,16 +37,34 @@ class SequenceSet:
         """Yield (first, last) in order."""
         return zip(self._firsts, self._lasts, strict=True)
 
-    def add(self, sequence: int) -> None:
-        """Add one number."""
-        # The common case by far: the next number of the last range.
-        if self._lasts and sequence == self._lasts[-1] + 1:
-            self._lasts[-1] = sequence
-            return
-        self.add_range(sequence, sequence)
+    def covers(self, first: int, last: int) -> bool:
+        """Tell whether every number from first to last is present."""
+        at = bisect_right(self._firsts, first) - 1
+        return at >= 0 and self._lasts[at] >= last
+
+    def touches(self, first: int, last: int) -> bool:
+        """Tell whether first to last overlaps or adjoins a range: adding it makes no further one."""
+        at = bisect_right(self._firsts, last + 1) - 1
+        return at >= 0 and self._lasts[at] >= first - 1
+
+    def holes(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield what is absent from first to last, as ranges in order."""
+        at = max(0, bisect_right(self._firsts, first) - 1)
+        for begin, end in zip(self._firsts[at:], self._lasts[at:], strict=True):
+            if begin > last:
+                break
+            if first < begin:
+                yield first, begin - 1
+            first = max(first, end + 1)
+        if first <= last:
+            yield first, last
 
     def add_range(self, first: int, last: int) -> None:
         """Add first to last inclusive, joining ranges that touch."""
+        # The common case by far: the next number of the last range.
+        if self._lasts and first == self._lasts[-1] + 1:
+            self._lasts[-1] = last
+            return
         left = bisect_right(self._firsts, first) - 1
         if left < 0 or self._lasts[left] < first - 1:
             left += 1

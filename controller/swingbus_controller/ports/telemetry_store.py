@@ -12,10 +12,11 @@ from swingbus_controller.domain.sequences import SequenceSet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRecord:
-    """One batch on its way to the disk; `payload` is the message as received."""
+    """One batch on its way to the disk, for the numbers from `first_sequence` to `sequence`; `payload` is the message as received."""
 
     spool_id: int
     sequence: int
+    first_sequence: int
     inventory_id: int
     boot_id: str
     sample_boottime_ns: int
@@ -38,7 +39,7 @@ class WriteOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolState:
-    """What is stored of one spool."""
+    """What is stored of one spool; numbers that were closed because its agent has them no more are among `stored`."""
 
     spool_id: int
     stored: SequenceSet
@@ -65,12 +66,16 @@ class TelemetryStore(Protocol):
 
     def open_spool(self, agent: str, spool_uid: str) -> SpoolState: ...
 
+    def close_numbers(self, spool_id: int, last: int) -> None:
+        """Count every number of a spool up to `last` as done with: what was not stored will not come any more."""
+        ...
+
     def keep_inventory(self, spool_id: int, payload: bytes) -> int:
         """Return the id of an inventory, the same id for the same bytes."""
         ...
 
     def write(self, batches: Sequence[BatchRecord]) -> WriteOutcome:
-        """Store all or none, with the intervals of those that are new."""
+        """Store all or none, with the intervals of those that are new; a mean that holds more than its stored number replaces it."""
         ...
 
     def prune(self, *, before_unix_s: float, max_bytes: int, limit: int) -> int:
@@ -95,6 +100,7 @@ class Verified:
     """Which of the numbers asked for are there."""
 
     stored_count: int
+    merged_count: int  # not there themselves, but in the mean of a later number that is
     sample_count: int
     missing: tuple[int, ...]
 

@@ -87,9 +87,14 @@ async def verify_acked(run: Run, watcher: Watcher) -> dict[str, Any]:
         uid, ranges = spool_facts(run.folder / "agents" / agent)
         asked = sum(last - first + 1 for first, last in zip(ranges[::2], ranges[1::2], strict=True))
         answer = await watcher.verify(agent, uid, ranges)
-        per_agent[agent] = {"sequences": asked, "stored": answer.stored_count, "samples": answer.sample_count}
+        per_agent[agent] = {
+            "sequences": asked,
+            "stored": answer.stored_count,
+            "merged": answer.merged_count,
+            "samples": answer.sample_count,
+        }
         sequences += asked
-        lost += asked - answer.stored_count
+        lost += asked - answer.stored_count - answer.merged_count
         samples += answer.sample_count
     return {
         "acked_samples": samples,

@@ -92,8 +92,8 @@ INVENTORY = Inventory(
 
 def test_round_survives_the_wire_and_zero_is_not_missing() -> None:
     """What is absent stays absent, what is 0 stays 0."""
-    assert CODEC.decode_round(CODEC.encode_round(ROUND, 7)) == ROUND
-    message = round_to_proto(ROUND, 7)
+    assert CODEC.decode_round(CODEC.encode_round(ROUND, 7, 7)) == ROUND
+    message = round_to_proto(ROUND, 7, 7)
     assert message.sequence == 7
     assert message.banks[0].values[0] == 0.0 and math.isnan(message.banks[0].values[1])
     assert message.meters[0].HasField("power_w") and not message.meters[1].HasField("power_w")

@@ -40,7 +40,7 @@ BOUNDS = Bounds(max_bytes=1000, max_age_s=100.0)
 def batches(count: int, size_bytes: int = 100, level: int = 0) -> list[StoredBatch]:
     """Return one batch a second from 1000 s on."""
     return [
-        StoredBatch(sequence=n, size_bytes=size_bytes, level=level, sample_unix_s=1000.0 + n)
+        StoredBatch(sequence=n, first_sequence=n, size_bytes=size_bytes, level=level, sample_unix_s=1000.0 + n)
         for n in range(1, count + 1)
     ]
 
@@ -87,6 +87,37 @@ def test_full_spool_merges_neighbours_of_the_same_ten_seconds_first() -> None:
         assert len({(1000 + sequence) // 10 for sequence in step.sequences}) == 1
 
 
+def test_only_neighbours_without_a_number_between_them_are_merged() -> None:
+    """What was dropped, refused or acknowledged between two batches is not in their mean, and must not seem to be."""
+    stored = [each for each in batches(30) if each.sequence % 4]
+    steps = plan_relief(stored, bounds=BOUNDS, now_s=1031.0)
+    assert steps
+    for step in steps:
+        assert isinstance(step, Merge)
+        assert step.sequences == tuple(range(step.first_sequence, step.sequences[-1] + 1))
+
+
+def test_mean_of_means_stands_for_all_that_is_in_them() -> None:
+    """A second thinning keeps the first number of the first mean, and a drop counts every round in a mean."""
+    means = [
+        StoredBatch(sequence=n, first_sequence=n - 4, size_bytes=100, level=1, sample_unix_s=1000.0 + n)
+        for n in range(5, 100, 5)
+    ]
+    merges = [step for step in plan_relief(means, bounds=BOUNDS, now_s=1100.0) if isinstance(step, Merge)]
+    assert merges[0].level == 2 and merges[0].first_sequence == 1 and merges[0].sequences[0] == 5
+    busy = [each.sequence for each in means[:1]]
+    (drop,) = plan_relief(means, bounds=BOUNDS, now_s=1112.5, busy=busy)
+    assert drop == Drop(sequences=(10,), round_count=5, reason="old")
+
+
+def test_mean_is_off_the_way_only_with_every_number_in_it() -> None:
+    """The controller may hold its last round alone, from before the link was cut."""
+    sending = sent(begin_sending(credit=4, newest_sequence=9), 8, 5)
+    assert settled(sending, Acknowledged(up_to=2, ranges=((8, 8),))).in_flight == {8: 5}
+    assert not settled(sending, Acknowledged(up_to=2, ranges=((4, 8),))).in_flight
+    assert not settled(sending, Acknowledged(up_to=8)).in_flight
+
+
 def test_spool_of_thinnest_batches_drops_the_oldest() -> None:
     """Where nothing can be merged any more, the oldest goes."""
     steps = plan_relief(batches(20, level=2), bounds=BOUNDS, now_s=1021.0)
@@ -97,7 +128,7 @@ def test_spool_of_thinnest_batches_drops_the_oldest() -> None:
 def test_old_batches_are_dropped_by_age() -> None:
     """Age is a bound of its own."""
     steps = plan_relief(batches(5), bounds=BOUNDS, now_s=1103.5)
-    assert steps == (Drop(sequences=(1, 2, 3), reason="old"),)
+    assert steps == (Drop(sequences=(1, 2, 3), round_count=3, reason="old"),)
 
 
 @given(st.integers(1, 60), st.sets(st.integers(1, 60)), st.integers(0, 2))
@@ -124,7 +155,7 @@ def test_a_session_sends_every_batch_once_and_never_more_than_its_credit(
             after = sending.live_cursor if move == "live" else sending.cursor
             last = newest if move == "live" else sending.live_from - 1
             if after < last:
-                sending = sent(sending, after + 1)
+                sending = sent(sending, after + 1, after + 1)
                 gone.append(after + 1)
         assert len(sending.in_flight) <= credit
     assert len(gone) == len(set(gone))
@@ -133,7 +164,7 @@ def test_a_session_sends_every_batch_once_and_never_more_than_its_credit(
 def test_ranges_cover_what_they_hold_and_a_broken_pair_is_left_out() -> None:
     """Flat ranges are pairs; a reversed or single number is never guessed at."""
     acknowledged = Acknowledged(up_to=3, ranges=parse_ranges([5, 6, 9, 8, 11]))
-    assert [s for s in range(1, 13) if acknowledged.covers(s)] == [1, 2, 3, 5, 6]
+    assert [s for s in range(1, 13) if acknowledged.covers(s, s)] == [1, 2, 3, 5, 6]
 
 
 def test_controller_that_knows_more_shows_a_rolled_back_spool() -> None:
@@ -144,7 +175,7 @@ def test_controller_that_knows_more_shows_a_rolled_back_spool() -> None:
 
 def test_merged_round_is_the_mean_with_last_counters_and_every_event() -> None:
     """Means are over what was there; counters, events and the earliest marker survive."""
-    event = AgentEvent(kind="gpu_lost", message="m", at_unix_s=1.0)
+    event = AgentEvent(kind="gpu_xid_seen", message="m", at_unix_s=1.0)
     merged = merge_rounds([make_round(10.0, 100.0, events=(event,)), make_round(11.0, None), make_round(12.0, 300.0)])
     assert merged.thinned and merged.events == (event,)
     assert merged.banks[0].values == (200.0, 20.0) and merged.banks[0].counters == (120.0,)

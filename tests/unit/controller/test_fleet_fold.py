@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from swingbus.clock import SystemClock
 from swingbus.faults import Unreachable
 from swingbus_controller.adapters.metrics import ControllerMetrics
 from swingbus_controller.adapters.storage.journal import SqliteJournal
+from swingbus_controller.adapters.storage.telemetry import SqliteTelemetry
 from swingbus_controller.api import codec
 from swingbus_controller.app.ingest import Hello, Ingest, IngestSettings
 from swingbus_controller.app.recorder import Recorder
@@ -237,6 +239,9 @@ class RefusingStore:
     def open_spool(self, agent: str, spool_uid: str) -> SpoolState:
         return SpoolState(spool_id=1, stored=SequenceSet(), sample_count=0)
 
+    def close_numbers(self, spool_id: int, last: int) -> None:
+        return
+
     def keep_inventory(self, spool_id: int, payload: bytes) -> int:
         return 1
 
@@ -249,6 +254,43 @@ class RefusingStore:
 
     def prune(self, *, before_unix_s: float, max_bytes: int, limit: int) -> int:
         return 0
+
+
+async def test_batch_that_waits_for_its_commit_is_not_counted_as_lost(site: SiteFile, tmp_path: Path) -> None:
+    """The agent dropped what it had sent before it came back: what came in is stored first, only the rest is closed."""
+    fleet, clock, metrics = Fleet(site, period_s=1.0), SystemClock(), ControllerMetrics("north")
+    journal, store = SqliteJournal(tmp_path / "j"), SqliteTelemetry(tmp_path / "t")
+    journal.claim_epoch("one", 0)
+    inventory = inventory_of()
+    hello = Hello(
+        agent="edge-1",
+        instance_uid="i",
+        spool_uid="s",
+        oldest_sequence=1,
+        newest_sequence=6,
+        inventory=inventory,
+        inventory_payload=b"i",
+        certificate_expire_unix_s=None,
+    )
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        ingest = Ingest(
+            fleet=fleet,
+            store=store,
+            recorder=Recorder(journal, clock, metrics),
+            clock=clock,
+            settings=IngestSettings(credit=4, commit_interval_s=9.0, keep_s=1e9, keep_bytes=10**12, max_agents=1),
+            metrics=metrics,
+            writer=writer,
+        )
+        session = await ingest.open_session(hello)
+        ingest.accept(session, batch_of(fleet, inventory, 3, 103.0, power_w=1.0, meter_w=5.0), b"x")
+        again = await ingest.open_session(replace(hello, oldest_sequence=5))
+    assert again.stored.pairs() == [1, 4]
+    assert store.verify("edge-1", "s", [(1, 4)], 9).missing == (1, 2, 4)
+    told = [e.entry.facts["lost_count"] for e in journal.read() if e.entry.kind == "batches_lost"]
+    assert told == ["3"]
+    journal.close()
+    store.close()
 
 
 async def test_full_disk_acknowledges_nothing_and_loses_nothing(site: SiteFile, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_sequence_set_is_the_set_of_its_numbers(numbers: list[int]) -> None:
     """Whatever the order, ranges cover exactly the numbers, sorted and apart."""
     stored = SequenceSet()
     for number in numbers:
-        stored.add(number)
+        stored.add_range(number, number)
     pairs = list(stored.ranges())
     assert {n for first, last in pairs for n in range(first, last + 1)} == set(numbers)
     assert all(a[1] + 1 < b[0] for a, b in itertools.pairwise(pairs))
@@ -37,6 +37,27 @@ def test_sequence_set_is_the_set_of_its_numbers(numbers: list[int]) -> None:
         count += 1
     assert stored.cumulative() == count
     assert SequenceSet(stored.pairs()).pairs() == stored.pairs()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9))), st.integers(1, 60), st.integers(0, 30))
+def test_sequence_set_answers_for_whole_ranges(spans: list[tuple[int, int]], first: int, length: int) -> None:
+    """Ranges enter whole; holes are what is absent; touching is what adds no further range."""
+    stored = SequenceSet()
+    for begin, more in spans:
+        stored.add_range(begin, begin + more)
+    numbers = {n for begin, more in spans for n in range(begin, begin + more + 1)}
+    assert {n for a, b in stored.ranges() for n in range(a, b + 1)} == numbers
+    last = first + length
+    asked = set(range(first, last + 1))
+    holes = list(stored.holes(first, last))
+    assert {n for a, b in holes for n in range(a, b + 1)} == asked - numbers
+    assert all(a[1] + 1 < b[0] for a, b in itertools.pairwise(holes))
+    assert stored.covers(first, last) == (asked <= numbers)
+    count = len(stored)
+    touches = stored.touches(first, last)
+    stored.add_range(first, last)
+    assert touches == (len(stored) <= count)
 
 
 def test_newest_ranges_are_told_first_where_there_are_too_many() -> None:

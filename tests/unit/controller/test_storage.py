@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,13 +171,16 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
     assert refused.value.reason == "DATABASE_NEWER"
 
 
-def record(store: SqliteTelemetry, sequence: int, *, spool: int = 1, boot_ns: int | None = None) -> BatchRecord:
-    """Return a batch of 3 samples with one meter reading and one bank sum."""
+def record(
+    store: SqliteTelemetry, sequence: int, *, spool: int = 1, boot_ns: int | None = None, first: int | None = None
+) -> BatchRecord:
+    """Return a batch of 3 samples with one meter reading and one bank sum; from `first` on it is a mean."""
     inventory = store.keep_inventory(spool, b"inventory")
     at_s = 9000.0 + sequence
     return BatchRecord(
         spool_id=spool,
         sequence=sequence,
+        first_sequence=first or sequence,
         inventory_id=inventory,
         boot_id="boot",
         sample_boottime_ns=boot_ns or sequence,
@@ -218,6 +222,58 @@ def test_number_with_another_content_is_a_conflict(tmp_path: Path) -> None:
     store.write([record(store, 1, spool=spool)])
     outcome = store.write([record(store, 1, spool=spool, boot_ns=77), record(store, 2, spool=spool)])
     assert outcome.conflicts == ((spool, 1),) and outcome.stored_count == 1
+    store.close()
+
+
+def test_mean_stores_every_number_it_stands_for_once(tmp_path: Path) -> None:
+    """The audit tells numbers inside a mean from those that are there and those that are nowhere, also after a restart."""
+    store = SqliteTelemetry(tmp_path / "t")
+    spool = store.open_spool("edge", "s").spool_id
+    assert store.write([record(store, 3, spool=spool), record(store, 9, first=6, spool=spool)]).stored_count == 2
+    store.close()
+    store = SqliteTelemetry(tmp_path / "t")
+    again = store.write([record(store, 9, first=6, spool=spool), record(store, 7, spool=spool, boot_ns=70)])
+    assert again.stored_count == 0  # the mean is a repeat; a number inside it was stored with it
+    assert store.open_spool("edge", "s").stored.pairs() == [3, 3, 6, 9]
+    found = store.verify("edge", "s", [(1, 10)], 99)
+    assert (found.stored_count, found.merged_count, found.missing) == (2, 3, (1, 2, 4, 5, 10))
+    inside = store.verify("edge", "s", [(5, 7)], 99)
+    assert (inside.stored_count, inside.merged_count, inside.missing) == (0, 2, (5,))
+    assert store.prune(before_unix_s=9009.5, max_bytes=10**9, limit=9) == 1  # all but the newest
+    store.write([record(store, 20, spool=spool)])
+    assert store.prune(before_unix_s=9019.5, max_bytes=10**9, limit=9) == 1
+    assert store.verify("edge", "s", [(1, 10)], 99).merged_count == 0  # gone with their mean
+    store.close()
+
+
+def test_mean_replaces_its_last_round_that_was_stored_alone(tmp_path: Path) -> None:
+    """The acknowledgement of a round was lost and the agent merged it with others since: they are not lost behind its number."""
+    store = SqliteTelemetry(tmp_path / "t")
+    spool = store.open_spool("edge", "s").spool_id
+    store.write([record(store, 9, spool=spool)])
+    wide = replace(record(store, 9, first=5, spool=spool), payload=b"mean")
+    assert store.write([wide, wide]).stored_count == 1
+    assert [last.payload for last in store.last_batches()] == [b"mean"]
+    assert store.open_spool("edge", "s").stored.pairs() == [5, 9]
+    assert store.write([record(store, 9, spool=spool)]).repeated_count == 1  # and is not replaced by less
+    found = store.verify("edge", "s", [(5, 9)], 9)
+    assert (found.stored_count, found.merged_count, found.missing) == (1, 4, ())
+    store.close()
+
+
+def test_closed_numbers_are_done_with_but_not_stored(tmp_path: Path) -> None:
+    """They count in no audit, survive a restart, and do not cost the spool its newest batch when the ring is cut."""
+    store = SqliteTelemetry(tmp_path / "t")
+    spool = store.open_spool("edge", "s").spool_id
+    store.write([record(store, n, spool=spool) for n in (2, 5)])
+    store.close_numbers(spool, 8)
+    store.close()
+    store = SqliteTelemetry(tmp_path / "t")
+    assert store.open_spool("edge", "s").stored.pairs() == [1, 8]
+    found = store.verify("edge", "s", [(1, 8)], 9)
+    assert (found.stored_count, found.merged_count, found.missing) == (2, 0, (1, 3, 4, 6, 7, 8))
+    store.prune(before_unix_s=1e12, max_bytes=10**9, limit=9)
+    assert [last.sequence for last in store.last_batches()] == [5]
     store.close()
 
 

@@ -1,6 +1,6 @@
 """The telemetry ring in SQLite: one blob per batch as received, what is stored of each spool, quarter-hours, evidence.
 
-Decides: what is durable. Refuses to know: what a batch says. Invariant: a batch, its number in the spool's set and its share of
+Decides: what is durable. Refuses to know: what a batch says. Invariant: a batch, its numbers in the spool's set and its share of
 the intervals are one transaction, so that a batch sent twice counts once. Columnar on purpose: a row per sample would cost
 60 times more (see `docs/controller.md`). Writes come from one thread at a time; each read opens its own connection.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from swingbus.faults import NotFound, Unreachable
 from swingbus_controller.adapters.storage.database import BUSY_TIMEOUT_S, damaged, open_database
 from swingbus_controller.domain.intervals import BankInterval, BankPoint, MeterTotals, interval_start_s
-from swingbus_controller.domain.sequences import SequenceSet
+from swingbus_controller.domain.sequences import MAX_SEQUENCE, SequenceSet
 from swingbus_controller.ports.telemetry_store import BatchRecord, LastBatch, SpoolState, Verified, WriteOutcome
 
 _VERSION = 1
@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS batches (id INTEGER PRIMARY KEY, inventory_id INTEGER
   sample_unix_s REAL NOT NULL, sample_boottime_ns INTEGER NOT NULL, boot_id TEXT NOT NULL, sample_count INTEGER NOT NULL,
   payload BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS batches_by_age ON batches (received_unix_s);
+CREATE TABLE IF NOT EXISTS means (id INTEGER PRIMARY KEY, first_sequence INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS meter_intervals (meter TEXT NOT NULL, start_unix_s INTEGER NOT NULL, covered_s REAL NOT NULL,
   weighted_ws REAL NOT NULL, max_power_w REAL, first_unix_s REAL, first_energy_j REAL, last_unix_s REAL, last_energy_j REAL,
   PRIMARY KEY (meter, start_unix_s)) WITHOUT ROWID;
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS evidence (kind TEXT NOT NULL, key TEXT NOT NULL, at_u
   PRIMARY KEY (kind, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS evidence_by_time ON evidence (kind, at_unix_s);
 """
-_INSERT = "INSERT INTO batches VALUES (?,?,?,?,?,?,?,?)"
+_INSERT = "INSERT OR REPLACE INTO batches VALUES (?,?,?,?,?,?,?,?)"
 _ADD_METER = """
 INSERT INTO meter_intervals VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
   covered_s = covered_s + excluded.covered_s, weighted_ws = weighted_ws + excluded.weighted_ws,
@@ -99,6 +100,15 @@ class SqliteTelemetry:
         stored, samples = self._spools.setdefault(spool_id, (SequenceSet(), 0))
         return SpoolState(spool_id=spool_id, stored=SequenceSet(stored.pairs()), sample_count=samples)
 
+    def close_numbers(self, spool_id: int, last: int) -> None:
+        """Add every number up to `last` to what is done with, durable on return."""
+        stored, sample_count = self._spools[spool_id]
+        closed = SequenceSet(stored.pairs())
+        closed.add_range(1, last)
+        with self._faults():
+            self._db.execute("UPDATE spools SET ranges = ? WHERE spool_id = ?", (json.dumps(closed.pairs()), spool_id))
+        self._spools[spool_id] = (closed, sample_count)
+
     def keep_inventory(self, spool_id: int, payload: bytes) -> int:
         """Store an inventory as received and return its id; the same bytes keep their id."""
         digest = sha256(payload).digest()
@@ -113,22 +123,26 @@ class SqliteTelemetry:
         """Store all or none, durable on return; batches that are new also enter the intervals and the spool's set."""
         meters: dict[tuple[str, int], MeterTotals] = {}
         banks: dict[tuple[int, str, str], BankInterval] = {}
-        fresh: dict[int, tuple[list[int], int, float]] = {}
-        new_keys: set[int] = set()
+        grown: dict[int, _Grown] = {}
         conflicts: list[tuple[int, int]] = []
-        repeated_count = 0
+        stored_count = repeated_count = 0
         db = self._db
         with self._faults():
             db.execute("BEGIN IMMEDIATE")
             try:
                 for batch in batches:
                     key = batch.spool_id << _SPOOL_SHIFT | batch.sequence
-                    if batch.sequence in self._spools[batch.spool_id][0] or key in new_keys:
-                        if self._is_same(key, batch):
-                            repeated_count += 1
-                        else:
+                    spool = grown.get(batch.spool_id)
+                    if spool is None:
+                        spool = grown[batch.spool_id] = _Grown(*self._spools[batch.spool_id])
+                    if batch.sequence in spool.stored:
+                        if not self._is_same(key, batch):
                             conflicts.append((batch.spool_id, batch.sequence))
-                        continue
+                            continue
+                        # A mean may come under a number that was stored alone, its acknowledgement lost: it holds more, and replaces it.
+                        if spool.stored.covers(batch.first_sequence, batch.sequence):
+                            repeated_count += 1
+                            continue
                     db.execute(
                         _INSERT,
                         (
@@ -142,16 +156,16 @@ class SqliteTelemetry:
                             batch.payload,
                         ),
                     )
-                    new_keys.add(key)
-                    sequences, samples, newest_s = fresh.get(batch.spool_id, ([], 0, 0.0))
-                    sequences.append(batch.sequence)
-                    fresh[batch.spool_id] = (
-                        sequences,
-                        samples + batch.sample_count,
-                        max(newest_s, batch.received_unix_s),
-                    )
+                    if batch.first_sequence < batch.sequence:
+                        db.execute("INSERT OR REPLACE INTO means VALUES (?,?)", (key, batch.first_sequence))
+                    stored_count += 1
+                    spool.add(batch)
                     _add_points(batch, meters, banks)
-                grown = self._write_spools(fresh)
+                for spool_id, spool in grown.items():
+                    db.execute(
+                        "UPDATE spools SET ranges = ?, sample_count = ?, newest_unix_s = MAX(newest_unix_s, ?) WHERE spool_id = ?",
+                        (json.dumps(spool.stored.pairs()), spool.sample_count, spool.newest_unix_s, spool_id),
+                    )
                 db.executemany(_ADD_METER, [_meter_row(meter, total) for (meter, _), total in meters.items()])
                 db.executemany(_ADD_BANK, [_bank_row(interval) for interval in banks.values()])
                 db.execute("COMMIT")
@@ -160,26 +174,12 @@ class SqliteTelemetry:
                     db.execute("ROLLBACK")
                 raise
         # Memory follows the disk, never the other way round.
-        self._spools.update(grown)
+        self._spools.update({spool_id: (spool.stored, spool.sample_count) for spool_id, spool in grown.items()})
         return WriteOutcome(
-            stored_count=sum(len(sequences) for sequences, _, _ in fresh.values()),
+            stored_count=stored_count,
             repeated_count=repeated_count,
             conflicts=tuple(conflicts),
         )
-
-    def _write_spools(self, fresh: Mapping[int, tuple[list[int], int, float]]) -> dict[int, tuple[SequenceSet, int]]:
-        grown: dict[int, tuple[SequenceSet, int]] = {}
-        for spool_id, (sequences, samples, newest_s) in fresh.items():
-            stored, sample_count = self._spools[spool_id]
-            stored = SequenceSet(stored.pairs())
-            for sequence in sequences:
-                stored.add(sequence)
-            grown[spool_id] = (stored, sample_count + samples)
-            self._db.execute(
-                "UPDATE spools SET ranges = ?, sample_count = ?, newest_unix_s = MAX(newest_unix_s, ?) WHERE spool_id = ?",
-                (json.dumps(stored.pairs()), sample_count + samples, newest_s, spool_id),
-            )
-        return grown
 
     def _is_same(self, key: int, batch: BatchRecord) -> bool:
         row = self._db.execute("SELECT boot_id, sample_boottime_ns FROM batches WHERE id = ?", (key,)).fetchone()
@@ -198,17 +198,26 @@ class SqliteTelemetry:
             oldest = self._db.execute(
                 "SELECT id FROM batches WHERE received_unix_s < ? ORDER BY received_unix_s LIMIT ?", (horizon_s, limit)
             ).fetchall()
-            kept = {spool_id << _SPOOL_SHIFT | stored.newest() for spool_id, (stored, _) in self._spools.items()}
+            kept = {self._newest_key(spool_id) for spool_id in self._spools}
             gone = [row for row in oldest if row[0] not in kept]
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany("DELETE FROM batches WHERE id = ?", gone)
+                self._db.executemany("DELETE FROM means WHERE id = ?", gone)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
         return len(gone)
+
+    def _newest_key(self, spool_id: int) -> int | None:
+        # Not from the set of numbers: the newest of those may have been closed without a batch.
+        low = spool_id << _SPOOL_SHIFT
+        row = self._db.execute(
+            "SELECT MAX(id) FROM batches WHERE id BETWEEN ? AND ?", (low, low + MAX_SEQUENCE)
+        ).fetchone()
+        return None if row[0] is None else int(row[0])
 
     def last_batches(self) -> Iterator[LastBatch]:
         """Yield the newest batch of each agent's newest spool, in agent order."""
@@ -222,7 +231,7 @@ class SqliteTelemetry:
                 row = db.execute(
                     "SELECT id, b.payload, i.payload, received_unix_s FROM batches b JOIN inventories i USING (inventory_id) "
                     "WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1",
-                    (low, low + (1 << _SPOOL_SHIFT) - 1),
+                    (low, low + MAX_SEQUENCE),
                 ).fetchone()
                 if row is None:
                     continue
@@ -240,7 +249,7 @@ class SqliteTelemetry:
 
     def verify(self, agent: str, spool_uid: str, ranges: Sequence[tuple[int, int]], missing_limit: int) -> Verified:
         """Look numbers up in the batches themselves, not in the set that acknowledgements come from."""
-        stored_count = sample_count = 0
+        stored_count = merged_count = sample_count = 0
         missing: list[int] = []
         with self._reader() as db:
             row = db.execute(
@@ -253,18 +262,27 @@ class SqliteTelemetry:
                 )
             low = int(row[0]) << _SPOOL_SHIFT
             for first, last in ranges:
-                expected = first
+                there = SequenceSet()
                 for key, samples in db.execute(
                     "SELECT id, sample_count FROM batches WHERE id BETWEEN ? AND ? ORDER BY id",
                     (low + first, low + last),
                 ):
                     stored_count += 1
                     sample_count += samples
-                    room = missing_limit - len(missing)
-                    missing.extend(range(expected, min(key - low, expected + room)))
-                    expected = key - low + 1
-                missing.extend(range(expected, min(last + 1, expected + missing_limit - len(missing))))
-        return Verified(stored_count=stored_count, sample_count=sample_count, missing=tuple(missing))
+                    there.add_range(key - low, key - low)
+                absent_count = _count(there.holes(first, last))
+                # A mean may lie above the range that it reaches into.
+                for key, begin in db.execute(
+                    "SELECT id, first_sequence FROM means JOIN batches USING (id) WHERE id BETWEEN ? AND ? AND first_sequence <= ?",
+                    (low + first, low + MAX_SEQUENCE, last),
+                ):
+                    there.add_range(begin, key - low)
+                merged_count += absent_count - _count(there.holes(first, last))
+                for begin, end in there.holes(first, last):
+                    missing.extend(range(begin, min(end + 1, begin + missing_limit - len(missing))))
+        return Verified(
+            stored_count=stored_count, merged_count=merged_count, sample_count=sample_count, missing=tuple(missing)
+        )
 
     def meter_totals(self, meter: str, from_unix_s: float, limit: int) -> list[MeterTotals]:
         """Return quarter-hours of a meter that start at or after a moment, in order."""
@@ -342,6 +360,20 @@ class SqliteTelemetry:
         return _Faults(self.path)
 
 
+class _Grown:
+    """What a spool comes to be by one write."""
+
+    def __init__(self, stored: SequenceSet, sample_count: int) -> None:
+        self.stored = SequenceSet(stored.pairs())
+        self.sample_count = sample_count
+        self.newest_unix_s = 0.0
+
+    def add(self, batch: BatchRecord) -> None:
+        self.stored.add_range(batch.first_sequence, batch.sequence)
+        self.sample_count += batch.sample_count
+        self.newest_unix_s = max(self.newest_unix_s, batch.received_unix_s)
+
+
 class _Faults:
     """Turns SQLite's faults into ours at the door."""
 
@@ -378,6 +410,10 @@ class _Reading(_Faults):
         if self._db is not None:
             self._db.close()
         super().__exit__(kind, error, trace)
+
+
+def _count(ranges: Iterable[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
 
 
 def _add_points(

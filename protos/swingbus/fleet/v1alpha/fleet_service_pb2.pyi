@@ -231,14 +231,16 @@ class VerifySequencesRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., spool_uid: _Optional[str] = ..., ranges: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class VerifySequencesResponse(_message.Message):
-    __slots__ = ("stored_count", "sample_count", "missing")
+    __slots__ = ("stored_count", "sample_count", "missing", "merged_count")
     STORED_COUNT_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    MERGED_COUNT_FIELD_NUMBER: _ClassVar[int]
     stored_count: int
     sample_count: int
     missing: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, stored_count: _Optional[int] = ..., sample_count: _Optional[int] = ..., missing: _Optional[_Iterable[int]] = ...) -> None: ...
+    merged_count: int
+    def __init__(self, stored_count: _Optional[int] = ..., sample_count: _Optional[int] = ..., missing: _Optional[_Iterable[int]] = ..., merged_count: _Optional[int] = ...) -> None: ...
 
 class ListMeterIntervalsRequest(_message.Message):
     __slots__ = ("parent", "start_time", "page_size", "page_token")

@@ -206,7 +206,7 @@ class AgentEvent(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., bank: _Optional[str] = ..., device: _Optional[str] = ..., message: _Optional[str] = ..., event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class TelemetryBatch(_message.Message):
-    __slots__ = ("sequence", "sample_time", "sample_boottime_ns", "boot_id", "banks", "meters", "host_values", "events", "thinned")
+    __slots__ = ("sequence", "sample_time", "sample_boottime_ns", "boot_id", "banks", "meters", "host_values", "events", "thinned", "first_sequence")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_TIME_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_BOOTTIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -216,6 +216,7 @@ class TelemetryBatch(_message.Message):
     HOST_VALUES_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     THINNED_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     sample_time: _timestamp_pb2.Timestamp
     sample_boottime_ns: int
@@ -225,7 +226,8 @@ class TelemetryBatch(_message.Message):
     host_values: _containers.RepeatedScalarFieldContainer[float]
     events: _containers.RepeatedCompositeFieldContainer[AgentEvent]
     thinned: bool
-    def __init__(self, sequence: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sample_boottime_ns: _Optional[int] = ..., boot_id: _Optional[str] = ..., banks: _Optional[_Iterable[_Union[BankSamples, _Mapping]]] = ..., meters: _Optional[_Iterable[_Union[MeterSample, _Mapping]]] = ..., host_values: _Optional[_Iterable[float]] = ..., events: _Optional[_Iterable[_Union[AgentEvent, _Mapping]]] = ..., thinned: _Optional[bool] = ...) -> None: ...
+    first_sequence: int
+    def __init__(self, sequence: _Optional[int] = ..., sample_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sample_boottime_ns: _Optional[int] = ..., boot_id: _Optional[str] = ..., banks: _Optional[_Iterable[_Union[BankSamples, _Mapping]]] = ..., meters: _Optional[_Iterable[_Union[MeterSample, _Mapping]]] = ..., host_values: _Optional[_Iterable[float]] = ..., events: _Optional[_Iterable[_Union[AgentEvent, _Mapping]]] = ..., thinned: _Optional[bool] = ..., first_sequence: _Optional[int] = ...) -> None: ...
 
 class PointCount(_message.Message):
     __slots__ = ("point", "mode", "power_w", "count", "workload", "units")
