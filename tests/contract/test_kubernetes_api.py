@@ -1,7 +1,7 @@
 """What the API server does with our calls: one suite for the fake and for a real control plane.
 
-The real one joins through a fixture `cluster` (see `ClusterRig`); where there is none, its half is skipped and says so. Nothing in here may
-lean on the fake: objects are made, bound and made ready through the API itself.
+Here it runs on the fake; `tests/cluster/test_api_contract.py` runs all of it on a real API server. So nothing in here may lean on the fake:
+objects are made, bound and made ready through the API itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -78,13 +78,6 @@ class Shut:
         return 0.0
 
 
-class Cluster(Protocol):
-    """What the fixture `cluster` offers: a running control plane with our CRD, and an administrator's kubeconfig."""
-
-    @property
-    def kubeconfig(self) -> Path: ...
-
-
 @dataclass
 class Rig:
     """An API server and a namespace of one's own; `fake` is the double behind it, None for a real one."""
@@ -114,7 +107,7 @@ class Rig:
 
     async def run_pod(self, name: str, **about: Any) -> Pod:
         """Create a pod, bind it to a node that no kubelet serves, and say that it is ready."""
-        await self.make_pod(name, **about)
+        await self.make_pod(name, schedulerName="nobody", **about)  # or the real scheduler would be faster
         target = {"apiVersion": "v1", "kind": "Node", "name": "no-such-node"}
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
         bind = ApiCall(
@@ -168,11 +161,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def on_cluster(cluster: Cluster) -> AsyncIterator[Rig]:
-    """A namespace on a real control plane, taken away at the end."""
+async def on_cluster(kubeconfig: Path) -> AsyncIterator[Rig]:
+    """A namespace on a real control plane with our definition, as its administrator; taken away at the end."""
     namespaces = Resource(api_version="v1", kind="Namespace", plural="namespaces", is_namespaced=False)
     accounts = Resource(api_version="v1", kind="ServiceAccount", plural="serviceaccounts")
-    async with ApiConnection(await load_kubeconfig(cluster.kubeconfig)) as api:
+    async with ApiConnection(await load_kubeconfig(kubeconfig)) as api:
         rig = Rig(api, f"contract-{secrets.token_hex(4)}")
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": rig.namespace}}
         await rig.make(namespaces, body, is_namespaced=False)
@@ -184,18 +177,10 @@ async def on_cluster(cluster: Cluster) -> AsyncIterator[Rig]:
         await api.call(ApiCall(verb="delete", resource=namespaces, name=rig.namespace))
 
 
-@pytest.fixture(params=["fake", "cluster"])
-async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    if request.param == "cluster":
-        try:
-            cluster = cast(Cluster, request.getfixturevalue("cluster"))
-        except pytest.FixtureLookupError:
-            pytest.skip("no fixture `cluster`: the suite did not run against a real control plane")
-        async with on_cluster(cluster) as made:
-            yield made
-    else:
-        async with FakeApiServer(tmp_path, write_certificates(tmp_path)) as server, connected(server) as api:
-            yield Rig(api, "contract", server)
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with FakeApiServer(tmp_path, write_certificates(tmp_path)) as server, connected(server) as api:
+        yield Rig(api, "contract", server)
 
 
 async def test_a_list_comes_in_pages_of_one_revision(rig: Rig) -> None:

@@ -12,7 +12,18 @@ from typing import Any, Self
 from aiohttp import web
 
 from tests.fakes.api_server import rules
-from tests.fakes.api_server.faults import CutBody, FaultPlan, Hang, Html, Meanwhile, Redirect, Refuse, Reply, WatchFault
+from tests.fakes.api_server.faults import (
+    CutBody,
+    Fault,
+    FaultPlan,
+    Hang,
+    Html,
+    Meanwhile,
+    Redirect,
+    Refuse,
+    Reply,
+    WatchFault,
+)
 from tests.fakes.api_server.patches import PatchFailed, json_patch, merge_patch
 from tests.fakes.api_server.store import Json, Place, Refusal, Store
 from tests.fakes.api_server.watching import Watches, list_page
@@ -104,24 +115,13 @@ class FakeApiServer:
         text = await request.text()
         body = json.loads(text) if text else None
         try:
-            place, subresource = _place(request.path)
-            verb = _verb(request, place)
+            place, subresource = place_of(request.path)
+            verb = verb_of(request, place)
             self.asked.append(Asked(verb, request.path_qs, body))
             self._authorize(request, verb, place[0], subresource)
             fault = self.faults.take(verb)
-            match fault:
-                case Refuse(refusal):
-                    raise refusal
-                case Html():
-                    return web.Response(text="<html>Sign in</html>", content_type="text/html")
-                case Redirect(location):
-                    return web.Response(status=302, headers={"Location": location})
-                case Hang():
-                    await asyncio.sleep(3600)
-                case Meanwhile(action):
-                    action()
-                case Reply(raw):
-                    return web.Response(body=raw, content_type="application/json")
+            if (struck := await strike(fault)) is not None:
+                return struck
             if verb == "watch":
                 watch = web.StreamResponse(headers={"Content-Type": "application/json"})
                 wrong = fault if isinstance(fault, WatchFault) else None
@@ -129,11 +129,10 @@ class FakeApiServer:
                 return watch
             code, result = self._do(request, verb, place, subresource, body)
             if isinstance(fault, CutBody):
-                return await _cut(request, json.dumps(result).encode())
+                return await cut_short(request, json.dumps(result).encode())
             return web.json_response(result, status=code)
         except Refusal as refusal:
-            headers = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
-            return web.json_response(refusal.body, status=refusal.code, headers=headers)
+            return refuse(refusal)
 
     def _authorize(self, request: web.Request, verb: str, plural: str, subresource: str) -> None:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -223,7 +222,8 @@ class FakeApiServer:
         return self.store.update(place, changed)
 
 
-def _place(path: str) -> tuple[Place, str]:
+def place_of(path: str) -> tuple[Place, str]:
+    """Return which object a path means, and which subresource."""
     parts = path.strip("/").split("/")
     rest = parts[2:] if parts[0] == "api" else parts[3:]
     namespace = ""
@@ -237,7 +237,8 @@ def _place(path: str) -> tuple[Place, str]:
     return (plural, namespace, name), subresource
 
 
-def _verb(request: web.Request, place: Place) -> str:
+def verb_of(request: web.Request, place: Place) -> str:
+    """Return a request's verb as RBAC says it."""
     if request.method == "GET":
         if request.query.get("watch") == "true":
             return "watch"
@@ -245,7 +246,32 @@ def _verb(request: web.Request, place: Place) -> str:
     return {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[request.method]
 
 
-async def _cut(request: web.Request, body: bytes) -> web.StreamResponse:
+def refuse(refusal: Refusal) -> web.Response:
+    """Return a refusal as an answer."""
+    headers = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
+    return web.json_response(refusal.body, status=refusal.code, headers=headers)
+
+
+async def strike(fault: Fault | None) -> web.Response | None:
+    """Return the wrong answer that a fault gives at once; None where the request goes on (and may go wrong later)."""
+    match fault:
+        case Refuse(refusal):
+            raise refusal
+        case Html():
+            return web.Response(text="<html>Sign in</html>", content_type="text/html")
+        case Redirect(location):
+            return web.Response(status=302, headers={"Location": location})
+        case Hang():
+            await asyncio.sleep(3600)
+        case Meanwhile(action):
+            action()
+        case Reply(raw):
+            return web.Response(body=raw, content_type="application/json")
+    return None
+
+
+async def cut_short(request: web.Request, body: bytes) -> web.StreamResponse:
+    """Send half of an answer, then break the connection."""
     response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
     await response.prepare(request)
     await response.write(body[: len(body) // 2])
