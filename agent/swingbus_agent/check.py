@@ -27,9 +27,10 @@ from swingbus_agent.domain.gpu import GpuInventory, GpuRound
 from swingbus_agent.domain.miner import Hung as MinerHung
 from swingbus_agent.domain.miner import MinerAddress, MinerIdentity, MinerReading
 from swingbus_agent.domain.miner import Unavailable as MinerUnavailable
+from swingbus_agent.domain.pod_holding import HeldDevice, find_refusal
 from swingbus_agent.domain.readings import Condition, Kind
 from swingbus_agent.ports.miner import MinerDriver
-from swingbus_agent.settings import AgentSettings, MeterSettings
+from swingbus_agent.settings import AgentSettings, BankSettings, MeterSettings
 
 
 class Grade(Enum):
@@ -85,7 +86,7 @@ async def check_host(settings: AgentSettings | None) -> list[Finding]:
     else:
         findings.append(_absent("meter", "no meters are configured; add [[meter]] tables to see them"))
     if settings is not None:
-        findings += [*_workloads(settings)]
+        findings += [*_workloads(settings), *await _pods(settings)]
     findings.append(_absent("other", "SNMP PDUs, RAPL and Redfish are not built yet: unsupported"))
     return findings
 
@@ -321,3 +322,43 @@ def _workloads(settings: AgentSettings) -> list[Finding]:
         else:
             found.append(_seen("workload", f"{workload.name} ({workload.mode.name.lower()}): {program}"))
     return found
+
+
+async def _pods(settings: AgentSettings) -> list[Finding]:
+    banks = [bank for bank in settings.banks if bank.runs_pods]
+    if not banks:
+        return []
+    from swingbus_agent.adapters.pod_workloads.kubelet import KubeletPods
+
+    pods = settings.pods
+    kubelet = KubeletPods(pods.socket, timeout_s=pods.timeout_s, clock=SystemClock())
+    try:
+        held = await kubelet.list_held()
+    finally:
+        await kubelet.aclose()
+    if not isinstance(held, tuple):
+        return [_wrong("pods", f"{held.reason}; until it answers, no unit of {_names(banks)} counts as free")]
+    refusal = find_refusal(held, pods.tenants)
+    if refusal:
+        return [_wrong("pods", refusal)]
+    found = [
+        _seen(
+            "pods",
+            f"kubelet answers at {pods.socket}; pods of namespace {pods.miner_namespace} mine as {pods.mining_workload!r}, "
+            f"all others infer as {pods.inference_workload!r}, on {_names(banks)}",
+        )
+    ]
+    gpus: dict[str, list[HeldDevice]] = {}
+    for device in held:
+        if device.resource == pods.resource:
+            gpus.setdefault(device.holder, []).append(device)
+    for holder, devices in sorted(gpus.items()):
+        tenant = pods.tenants.workload_of(devices[0].namespace)
+        found.append(_seen("pods", f"{holder} ({tenant}) holds {', '.join(device.device for device in devices)}"))
+    if not gpus:
+        found.append(_seen("pods", f"no pod holds a GPU ({pods.resource})"))
+    return found
+
+
+def _names(banks: Sequence[BankSettings]) -> str:
+    return ", ".join(bank.name for bank in banks)

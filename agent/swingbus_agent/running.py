@@ -38,8 +38,9 @@ from swingbus_agent.domain.spool_policy import Bounds
 from swingbus_agent.domain.views import ExecutionTimes
 from swingbus_agent.domain.workload import GpuUnit
 from swingbus_agent.ports.bank import BankPort, BankReading
+from swingbus_agent.ports.pods import PodLister
 from swingbus_agent.ports.workload import WorkloadDriver
-from swingbus_agent.settings import AgentSettings, BankSettings
+from swingbus_agent.settings import AgentSettings, BankSettings, PodSettings
 
 _FIRST_LOOK_S = 8.0
 _UPKEEP_S = 5.0
@@ -425,6 +426,12 @@ def build_banks(settings: AgentSettings, clock: Clock) -> tuple[list[Step], list
         source = NvmlGpus(writes=settings.writes)
         closers.append(source.aclose)
         gpu_host = GpuHost(source, clock, fresh_s=settings.sampling.gpu_period_s * 0.5)
+    kubelet: PodLister | None = None
+    if any(bank.runs_pods for bank in gpu_banks):
+        from swingbus_agent.adapters.pod_workloads.kubelet import KubeletPods
+
+        kubelet = KubeletPods(settings.pods.socket, timeout_s=settings.pods.timeout_s, clock=clock)
+        closers.append(kubelet.aclose)
     for bank in settings.banks:
         if bank.kind is Kind.ASIC and asic_driver is not None:
             banks.append(
@@ -455,7 +462,7 @@ def build_banks(settings: AgentSettings, clock: Clock) -> tuple[list[Step], list
                     clock=clock,
                     period_s=settings.sampling.gpu_period_s,
                     actuator=source if settings.writes else None,
-                    make_workloads=_workload_factory(settings, bank) if settings.writes else None,
+                    make_workloads=_workload_factory(settings, bank, kubelet, clock),
                 )
             )
     if not settings.banks and gpu_host is not None:
@@ -478,9 +485,12 @@ def build_banks(settings: AgentSettings, clock: Clock) -> tuple[list[Step], list
 
 
 def _workload_factory(
-    settings: AgentSettings, bank: BankSettings
+    settings: AgentSettings, bank: BankSettings, kubelet: PodLister | None, clock: Clock
 ) -> Callable[[Sequence[GpuUnit]], WorkloadDriver] | None:
-    if not bank.workloads:
+    if bank.runs_pods and kubelet is not None:
+        # Also without `writes`: it changes nothing, and who holds which GPU is a reading like any other.
+        return _pod_workloads(settings.pods, kubelet, clock)
+    if not bank.workloads or not settings.writes:
         return None
     specs = [spec for spec in settings.workloads if spec.name in bank.workloads]
 
@@ -488,5 +498,16 @@ def _workload_factory(
         from swingbus_agent.adapters.local_workloads.driver import LocalWorkloads
 
         return LocalWorkloads(units=units, specs=specs, folder=settings.state_dir / "workloads" / bank.name)
+
+    return make
+
+
+def _pod_workloads(
+    pods: PodSettings, kubelet: PodLister, clock: Clock
+) -> Callable[[Sequence[GpuUnit]], WorkloadDriver]:
+    def make(units: Sequence[GpuUnit]) -> WorkloadDriver:
+        from swingbus_agent.adapters.pod_workloads.driver import PodWorkloads
+
+        return PodWorkloads(units=units, kubelet=kubelet, tenants=pods.tenants, now_s=clock.boottime_s)
 
     return make

@@ -11,13 +11,14 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from swingbus.faults import InvalidInput
 from swingbus_agent.domain.miner import MinerAddress, MinerFirmware
 from swingbus_agent.domain.orders import Mode
+from swingbus_agent.domain.pod_holding import PodTenants
 from swingbus_agent.domain.readings import Kind, PointSpec
 from swingbus_agent.domain.workload import WorkloadSpec
 from swingbus_agent.settings_keys import KEYS, REQUIRED, Key
@@ -81,8 +82,30 @@ class ExecutionSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PodSettings:
+    """Where the kubelet says which pods hold which GPUs, and which of them mine."""
+
+    socket: Path
+    timeout_s: float
+    resource: str
+    miner_namespace: str
+    mining_workload: str
+    inference_workload: str
+
+    @property
+    def tenants(self) -> PodTenants:
+        """Return which pods are which workload."""
+        return PodTenants(
+            resource=self.resource,
+            miner_namespace=self.miner_namespace,
+            mining_workload=self.mining_workload,
+            inference_workload=self.inference_workload,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BankSettings:
-    """One bank of devices."""
+    """One bank of devices; one that runs pods has their two names as `workloads`."""
 
     name: str
     kind: Kind
@@ -91,6 +114,7 @@ class BankSettings:
     meter: str
     shed_kw_per_s: float
     gpus: tuple[str, ...]
+    runs_pods: bool
     workloads: tuple[str, ...]
     points: tuple[PointSpec, ...]
     miners: tuple[MinerAddress, ...]
@@ -126,6 +150,7 @@ class AgentSettings:
     spool: SpoolSettings
     metrics: MetricsSettings
     execution: ExecutionSettings
+    pods: PodSettings
     banks: tuple[BankSettings, ...]
     meters: tuple[MeterSettings, ...]
     workloads: tuple[WorkloadSpec, ...]
@@ -176,6 +201,7 @@ def parse_settings(document: Mapping[str, Any], *, where: str, environment: Mapp
         spool=SpoolSettings(**root["spool"]),
         metrics=MetricsSettings(**root["metrics"]),
         execution=ExecutionSettings(**root["execution"]),
+        pods=PodSettings(**{**root["pods"], "socket": Path(root["pods"]["socket"])}),
         banks=banks,
         meters=meters,
         workloads=workloads,
@@ -183,7 +209,11 @@ def parse_settings(document: Mapping[str, Any], *, where: str, environment: Mapp
     _cross_check(settings, mistakes)
     if mistakes:
         raise _refusal(where, mistakes)
-    return settings
+    return replace(settings, banks=tuple(_with_pod_names(bank, settings.pods) for bank in banks))
+
+
+def _with_pod_names(bank: BankSettings, pods: PodSettings) -> BankSettings:
+    return replace(bank, workloads=(pods.mining_workload, pods.inference_workload)) if bank.runs_pods else bank
 
 
 def _refusal(where: str, mistakes: list[str]) -> InvalidInput:
@@ -310,6 +340,7 @@ def _bank(row: dict[str, Any], index: int, environment: Mapping[str, str], mista
         meter=row["meter"],
         shed_kw_per_s=row["shed_kw_per_s"],
         gpus=row["gpus"],
+        runs_pods=row["runs"] == "pods",
         workloads=row["workloads"],
         points=points,
         miners=miners,
@@ -358,11 +389,16 @@ def _cross_check(settings: AgentSettings, mistakes: list[str]) -> None:
             mistakes.append(
                 f"bank `{bank.name}` has {len(bank.gpus)} GPUs, no multiple of its unit_size {bank.unit_size}"
             )
+        if bank.runs_pods and bank.workloads:
+            mistakes.append(f"bank `{bank.name}` runs pods but has `workloads`; remove them, or make it run processes")
+            continue
         for name in bank.workloads:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 advice = f"did you mean `{near[0]}`?" if near else "add it as [[workload]]"
                 mistakes.append(f"bank `{bank.name}` names workload `{name}`, which the file does not have; {advice}")
+    if any(bank.runs_pods for bank in settings.banks):
+        _cross_check_pods(settings.pods, mistakes)
     _unique("bank.gpus", [gpu for bank in settings.banks for gpu in bank.gpus], mistakes)
     if settings.controller.insecure_loopback and not settings.controller.endpoint.startswith(("127.", "localhost:")):
         mistakes.append(
@@ -382,6 +418,24 @@ def _cross_check(settings: AgentSettings, mistakes: list[str]) -> None:
             mistakes.append(f"workload `{workload.name}` uses {{port}} in ready_url but has no `port`; add one")
 
 
+def _cross_check_pods(pods: PodSettings, mistakes: list[str]) -> None:
+    if not pods.miner_namespace:
+        mistakes.append(
+            "`pods.miner_namespace` is missing: without it no pod can be told for a miner; name the miners' namespace"
+        )
+    if not pods.socket.is_absolute():
+        mistakes.append(f"`pods.socket` is {str(pods.socket)!r}; write the whole path")
+    for key, name in (("mining_workload", pods.mining_workload), ("inference_workload", pods.inference_workload)):
+        if _ID.fullmatch(name) is None:
+            mistakes.append(
+                f"`pods.{key}` is {name!r}; use 1 to 63 lower-case letters, digits, dots, dashes or underscores"
+            )
+    if pods.mining_workload == pods.inference_workload:
+        mistakes.append(
+            f"`pods.mining_workload` and `pods.inference_workload` are both {pods.mining_workload!r}; give each its own name"
+        )
+
+
 def _cross_check_asics(bank: BankSettings, mistakes: list[str]) -> None:
     if not bank.miners:
         mistakes.append(f"bank `{bank.name}` has no miners; add [[bank.miner]] tables")
@@ -390,6 +444,8 @@ def _cross_check_asics(bank: BankSettings, mistakes: list[str]) -> None:
     for key, value in (("gpus", bank.gpus), ("workloads", bank.workloads)):
         if value:
             mistakes.append(f"bank `{bank.name}` is of kind asic but has `{key}`; remove it")
+    if bank.runs_pods:
+        mistakes.append(f"bank `{bank.name}` is of kind asic, which no pod can hold; remove `runs`")
     mistakes.extend(
         f"bank `{bank.name}` point `{point.point}`: a miner cannot infer; choose mining, standby or off"
         for point in bank.points

@@ -138,7 +138,11 @@ class GpuBank:
         if isinstance(round_, GpuRound):
             self._why_not = ""
             if round_.inventory_revision != self._revision:
+                before = self._workloads
                 await self._take_inventory()
+                if self._workloads is not before:
+                    # A driver that is new was never asked: without its word a unit would look free for a round.
+                    statuses = await self._statuses()
             return self._laid_out(round_, statuses) if self._spec.devices else None
         self._why_not = round_.reason
         if not self._spec.devices or isinstance(round_, Unsupported):

@@ -53,13 +53,15 @@ class WorkloadPhase(Enum):
     UNREADY = "unready"  # was ready, its probe fails now
     STOPPING = "stopping"  # told to end
     FAILED = "failed"  # ended by itself, could not be started, or was not ready in time
+    UNKNOWN = "unknown"  # whoever could say does not answer, or cannot tell: neither free nor running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadStatus:
     """What is known of one unit now.
 
-    `since_boottime_s` is when the phase began. `pids` are the living processes of the workload (its whole process group).
+    `since_boottime_s` is when the phase began. `pids` are the living processes of the workload (its whole process group). `has_process`
+    is also true while nobody can say: what is not known to be free counts as held.
     """
 
     unit: str
@@ -72,3 +74,4 @@ class WorkloadStatus:
     exit_code: int | None = None  # negative: the signal; None while it lives, or where another process had to reap it
     last_output: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
+    holders: tuple[str, ...] = ()  # pods, as namespace/name, where pods are the workloads

@@ -1,4 +1,7 @@
-"""Workloads as the agent needs them: started and stopped by name, seen as they are."""
+"""Workloads as the agent needs them: started and stopped by name, seen as they are.
+
+Programs of the agent's own file are started and ended; where pods are the workloads both are only noted, and who holds a unit is seen.
+"""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ MANUAL = Path(__file__).parents[3] / "docs" / "agent.md"
 MINER = {"name": "m1", "address": "10.0.0.1", "firmware": "luxos"}
 ASICS: dict[str, Any] = {"name": "b1", "kind": "asic", "class": "s19", "miner": [MINER]}
 GPUS: dict[str, Any] = {"name": "g1", "kind": "gpu", "class": "h100"}
+PODS: dict[str, Any] = {**GPUS, "runs": "pods"}
 
 
 def refusal(document: dict[str, Any], environment: dict[str, str] | None = None) -> str:
@@ -72,6 +73,13 @@ def test_several_mistakes_are_listed_at_once() -> None:
         ({"name": "a", "sampling": []}, "write [sampling]"),
         ({"name": "a", "bank": {}}, "write [[bank]]"),
         ({"name": "a", "workload": [{"name": "w", "mode": "mining", "command": []}]}, "empty command"),
+        ({"name": "a", "bank": [PODS]}, "`pods.miner_namespace` is missing"),
+        ({"name": "a", "bank": [{**PODS, "workloads": ["w"]}], "pods": {"miner_namespace": "m"}}, "runs pods but has"),
+        ({"name": "a", "bank": [{**ASICS, "runs": "pods"}], "pods": {"miner_namespace": "m"}}, "no pod can hold"),
+        ({"name": "a", "bank": [{**GPUS, "runs": "containers"}]}, "`bank[0].runs`"),
+        ({"name": "a", "bank": [PODS], "pods": {"miner_namespace": "m", "socket": "kubelet.sock"}}, "the whole path"),
+        ({"name": "a", "bank": [PODS], "pods": {"miner_namespace": "m", "mining_workload": "A b"}}, "lower-case"),
+        ({"name": "a", "bank": [PODS], "pods": {"miner_namespace": "m", "mining_workload": "inference"}}, "are both"),
     ],
 )
 def test_wrong_document_is_refused_with_what_and_where(document: dict[str, Any], part: str) -> None:
@@ -91,6 +99,21 @@ def test_password_comes_from_environment_or_file_and_is_not_shown(tmp_path: Path
     assert [miner.password for miner in settings.banks[0].miners] == ["from-env", "from-file"]
     assert "from-env" not in repr(settings) and "from-file" not in repr(settings)
     assert "MINER_PW" in refusal(document)
+
+
+def test_bank_that_runs_pods_has_their_two_names() -> None:
+    """The controller may call both tenants by name; no program of the file is needed, and the other bank keeps its own."""
+    own = {**GPUS, "name": "g2", "gpus": ["GPU-9"], "workloads": ["w"]}
+    document = {
+        "name": "a",
+        "bank": [{**PODS, "gpus": ["GPU-1"]}, own],
+        "pods": {"miner_namespace": "mining", "inference_workload": "llm"},
+        "workload": [{"name": "w", "mode": "mining", "command": ["true"]}],
+    }
+    settings = parse_settings(document, where="t", environment={})
+    assert [(bank.runs_pods, bank.workloads) for bank in settings.banks] == [(True, ("mining", "llm")), (False, ("w",))]
+    tenants = settings.pods.tenants
+    assert tenants.workload_of("mining") == "mining" and tenants.workload_of("anything-else") == "llm"
 
 
 def test_points_and_kinds_are_parsed() -> None:

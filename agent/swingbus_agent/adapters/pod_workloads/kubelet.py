@@ -1,0 +1,107 @@
+"""Reads kubelet's PodResources socket: implements the port `PodLister`.
+
+Decides what an answer, an error and silence mean. Knows nothing of banks and tenants. Invariants: every call comes back within the
+deadline; whatever is not a whole answer is Unavailable or Hung, with the next step. The kubelet leaves out init containers that have to end
+before the pod starts, and (since 1.34) pods that have ended: who is not listed may still have a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from swingbus.clock import Clock
+from swingbus.kubelet.podresources.v1 import podresources_service_pb2 as words
+from swingbus.kubelet.podresources.v1 import podresources_service_pb2_grpc as wire
+from swingbus.rpc.channel import MESSAGE_MAX_BYTES
+from swingbus_agent.domain.answers import Hung, Unavailable
+from swingbus_agent.domain.pod_holding import HeldDevice
+
+_OPTIONS = (
+    # Else the socket's path would be sent as host name, which the kubelet's side refuses.
+    ("grpc.default_authority", "localhost"),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
+    # A kubelet that restarts is back within seconds: gRPC's own pauses grow to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class KubeletPods:
+    """The pods of this node as its kubelet tells them."""
+
+    def __init__(self, socket: Path, *, timeout_s: float, clock: Clock) -> None:
+        """Nothing is opened before the first call.
+
+        Args:
+            socket: kubelet's PodResources socket; only root may open it.
+            timeout_s: the deadline of one answer.
+            clock: says since when the kubelet hangs.
+        """
+        self._socket = socket
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._channel: grpc.aio.Channel | None = None
+        self._hung_since_ns: int | None = None
+
+    async def list_held(self) -> tuple[HeldDevice, ...] | Unavailable | Hung:
+        """Ask for every device that a pod holds (see the port)."""
+        began_ns = self._clock.boottime_ns()
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(f"unix:{self._socket}", options=_OPTIONS)
+        lister = wire.PodResourcesListerStub(self._channel)
+        try:
+            answer = await lister.List(words.ListPodResourcesRequest(), timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            return self._failed(error, began_ns)
+        self._hung_since_ns = None
+        return tuple(_held(answer))
+
+    async def aclose(self) -> None:
+        """Close the connection (see the port)."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    def _failed(self, error: grpc.aio.AioRpcError, began_ns: int) -> Unavailable | Hung:
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if self._hung_since_ns is None:
+                self._hung_since_ns = began_ns
+            return Hung(
+                since_boottime_ns=self._hung_since_ns,
+                reason=f"kubelet takes calls at {self._socket} but does not answer within {self._timeout_s:g} s; look at its log",
+            )
+        self._hung_since_ns = None
+        why = error.details() or error.code().name
+        match error.code():
+            case grpc.StatusCode.UNAVAILABLE:
+                step = "is kubelet running, is its pod-resources folder mounted here, and is this user root?"
+            case grpc.StatusCode.UNIMPLEMENTED:
+                step = "this kubelet does not speak PodResources v1 (it is older than 1.20); raise it"
+            case _:
+                step = "it is asked again at the next look"
+        return Unavailable(reason=f"kubelet cannot be asked at {self._socket}: {why}; {step}")
+
+
+def _held(answer: words.ListPodResourcesResponse) -> Iterator[HeldDevice]:
+    for pod in answer.pod_resources:
+        for container in pod.containers:
+            for devices in container.devices:
+                for device in devices.device_ids:
+                    yield HeldDevice(
+                        namespace=pod.namespace, pod=pod.name, resource=devices.resource_name, device=device
+                    )
+            for claim in container.dynamic_resources:
+                for each in claim.claim_resources:
+                    yield HeldDevice(
+                        namespace=pod.namespace,
+                        pod=pod.name,
+                        resource="",
+                        device=each.device_name,
+                        claim_driver=each.driver_name,
+                    )
