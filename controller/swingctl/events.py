@@ -35,7 +35,7 @@ def mount(nouns: Nouns) -> None:
         "list",
         _list,
         summary="list recorded events, newest last",
-        examples="events list\nevents list --limit 500 --kind flip_ended --kind device_self_woke\nevents list --after 1200 --output json",
+        examples="events list\nevents list --limit 500 --kind flip_active --kind device_self_woke\nevents list --after 1200 --output json",
     )
     listing.add_argument(
         "--limit", type=_count, default=50, metavar="N", help="at most this many, the newest (default: 50)"

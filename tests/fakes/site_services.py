@@ -438,7 +438,7 @@ def north() -> FakeSite:
             fleet.Event(
                 revision=n,
                 event_time=at(-60 + n),
-                kind="flip_ended" if n % 2 else "curtailment_started",
+                kind="flip_active" if n % 2 else "curtailment_shedding",
                 subject=f"sites/north/flips/fl-{n}",
                 author="planner" if n % 2 else "dana",
                 reason="strike" if n % 2 else "grid call",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from swingbus_controller.app.recording import BUDGET_KINDS
 from swingbus_controller.domain.curtailment import CurtailmentState
-from swingbus_controller.domain.fleet import Liveness
+from swingbus_controller.domain.fleet import ACCUSATIONS, Liveness
 from swingbus_controller.domain.flip import Phase
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +168,19 @@ def test_page_names_no_kind_that_is_gone() -> None:
     named = kinds_on_page()
     assert sorted(set(named) - kinds_in_source()) == []
     assert sorted(kind for kind in set(named) if named.count(kind) > 1) == []
+
+
+def test_kinds_named_elsewhere_are_on_the_page() -> None:
+    """What help, contract and swingctl's golden output name can be looked up; what names a device is something an agent tells."""
+    manual = re.findall(r"--kind ([a-z]\w+)", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"))
+    contract = (ROOT / "protos/swingbus/link/v1alpha/link.proto").read_text(encoding="utf-8")
+    comment = re.search(r"// Stable noun_verb word, (.*)\n  string kind = 1;", contract)
+    assert comment is not None
+    shown = json.loads((ROOT / "tests/golden/swingctl/events-list.json").read_text(encoding="utf-8"))
+    named = {*manual, *re.findall(r"`(\w+)`", comment[1]), *(event["kind"] for event in shown["events"])}
+    assert manual and len(named) > len(ACCUSATIONS)
+    assert sorted(named - set(kinds_on_page())) == []
+    assert sorted(set(ACCUSATIONS) - kinds_in_source()) == []
 
 
 def test_every_row_says_how_bad_it_is_and_what_to_do() -> None:

@@ -152,7 +152,7 @@ async def test_events_list_shows_the_newest_in_order(site: Site) -> None:
     """Newest last, as in any log; filters reach the server."""
     _, screen = await site.ctl("events list --limit 2 --output json")
     assert [event["revision"] for event in screen.json["events"]] == [4, 5]
-    _, screen = await site.ctl("events list --after 2 --kind flip_ended --output json")
+    _, screen = await site.ctl("events list --after 2 --kind flip_active --output json")
     assert [event["revision"] for event in screen.json["events"]] == [3, 5]
 
 

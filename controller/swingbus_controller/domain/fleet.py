@@ -22,10 +22,7 @@ HISTORY_MAX = 256
 # Words of agent events that name a device, and what it is then called.
 ACCUSATIONS: Mapping[str, str] = {
     "device_self_woke": "self_woke",
-    "self_woke": "self_woke",
     "write_ignored": "ignored_write",
-    "device_ignored_write": "ignored_write",
-    "device_under_reports": "under_reports_group",
 }
 
 
