@@ -76,6 +76,15 @@ async def test_a_kubeconfig_is_used_and_read_again_after_a_refusal(server: FakeA
             assert await body.read_some() == b""
 
 
+async def test_a_token_that_fits_no_header_is_not_quoted(server: FakeApiServer) -> None:
+    """A file with two lines, say."""
+    async with connected(server) as api:
+        (server.folder / "account" / "token").write_text("s3cret\r\nX-Other: 1")
+        with pytest.raises(InvalidInput, match="check its file") as seen:
+            await api.call(LIST)
+    assert "s3cret" not in str(seen.value)
+
+
 async def test_refused_credentials_say_so_and_show_no_token(server: FakeApiServer) -> None:
     """The refusal itself is what the caller sees."""
     async with connected(server) as api:

@@ -198,8 +198,9 @@ async def test_410_of_a_watch_by_status_and_by_event_lists_again_and_tells_what_
         b"\xff\xfe\n",
         b'{"type":"ADDED","object":{}}\n',
         b'{"type":"MOVED","object":{}}\n',
+        b'{"type":"ADDED","object":' + b"[" * 20_000 + b"\n",
     ],
-    ids=["half_line", "no_json", "no_utf8", "no_object", "unknown_type"],
+    ids=["half_line", "no_json", "no_utf8", "no_object", "unknown_type", "too_deep"],
 )
 async def test_a_half_line_or_garbage_loses_nothing(server: FakeApiServer, raw: bytes) -> None:
     """The watch goes on from the last whole line; what was in the broken one comes again."""
@@ -338,10 +339,24 @@ async def test_429_is_waited_out_as_asked(server: FakeApiServer) -> None:
         Reply(b"{"),
         Reply(b'{"kind":"PodList","items":[]}'),
         Reply(b'{"metadata":{"resourceVersion":"5"},"items":[{"metadata":{"name":"x"}}]}'),
+        Reply(b'{"metadata":{"resourceVersion":""},"items":[]}'),
+        Reply(b'{"metadata":{"resourceVersion":"5","continue":"nonsense"},"items":[]}'),
+        Reply(b'{"items":' + b"[" * 200_000),
         Refuse(Refusal(500, "InternalError", "boom")),
         Hang(),
     ],
-    ids=["html", "redirect", "no_json", "no_revision", "an_object_without_uid", "500", "hang"],
+    ids=[
+        "html",
+        "redirect",
+        "no_json",
+        "no_revision",
+        "an_object_without_uid",
+        "an_empty_revision",
+        "a_token_that_leads_nowhere",
+        "too_deep",
+        "500",
+        "hang",
+    ],
 )
 async def test_what_is_no_list_is_never_taken_for_an_empty_one(server: FakeApiServer, fault: object) -> None:
     """Least of all after a start: a copy that is wrongly empty would say that every pod is gone."""
@@ -357,6 +372,20 @@ async def test_what_is_no_list_is_never_taken_for_an_empty_one(server: FakeApiSe
         await seen.until(lambda: seen.watch.counts.lists_by_reason["expired"] == 1)
         await seen.until_equal()
         assert seen.ends() == []
+
+
+async def test_a_list_without_end_is_given_up(server: FakeApiServer) -> None:
+    """A page that leads to itself, and one that is one too many; neither fills the memory nor asks without a pause."""
+    make(server, "a", "b", "c")
+    itself = Reply(b'{"metadata":{"resourceVersion":"5","continue":"x"},"items":[]}')
+    server.faults.next("list", itself, itself)
+    async with following(server, replace(CALM, objects_at_most=3)) as seen:
+        await seen.until_equal()
+        assert seen.watch.counts.list_failures["garbage"] == 1
+    make(server, "d")
+    async with following(server, replace(CALM, objects_at_most=3, pause_base_s=0.05)) as seen:
+        await seen.until(lambda: "more than 3 objects" in seen.watch.last_trouble)
+        assert not seen.watch.is_synced
 
 
 async def test_html_and_a_redirect_end_a_watch_only(server: FakeApiServer) -> None:

@@ -69,8 +69,9 @@ def is_newer(revision: str, than: str) -> bool:
     >>> is_newer("10", "9"), is_newer("9", "10"), is_newer("9", "9"), is_newer("b", "a")
     (True, False, False, True)
     """
-    if revision.isdecimal() and than.isdecimal():
-        return int(revision) > int(than)
+    if all(text.isascii() and text.isdecimal() for text in (revision, than)):
+        mine, other = revision.lstrip("0"), than.lstrip("0")
+        return (len(mine), mine) > (len(other), other)
     return revision != than
 
 

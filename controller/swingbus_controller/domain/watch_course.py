@@ -121,9 +121,9 @@ def step(course: Course, event: CourseEvent, *, healthy_after_s: float) -> Cours
             failed = replace(course, failures_count=course.failures_count + 1)
             if trouble in _PASSING:
                 return failed
-            return replace(
-                failed, continue_token="", relist_reason=trouble if course.continue_token else course.relist_reason
-            )
+            # What made the list necessary stays its reason; a first list that began anew has one only then.
+            began_anew = trouble.value if course.continue_token else ""
+            return replace(failed, continue_token="", relist_reason=course.relist_reason or began_anew)
         case WatchEnded():
             return _after_watch(course, event, healthy_after_s)
         case _:

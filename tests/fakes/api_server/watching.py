@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.fakes.api_server.faults import WatchFault
-from tests.fakes.api_server.store import Entry, Json, Place, Store, expired
+from tests.fakes.api_server.store import Entry, Json, Place, Refusal, Store, expired
 
 
 def matches(selector: str, obj: Json) -> bool:
@@ -26,8 +26,11 @@ def list_page(store: Store, place: Place, *, limit: int, token: str, selector: s
     """Return a page of the state at which the first page was taken; 410 where that state is no longer kept."""
     plural, namespace, _ = place
     if token:
-        told = json.loads(base64.b64decode(token))
-        revision, start = int(told["rv"]), int(told["start"])
+        try:
+            told = json.loads(base64.b64decode(token, validate=True))
+            revision, start = int(told["rv"]), int(told["start"])
+        except ValueError:
+            raise Refusal(400, "BadRequest", "invalid continue token: continue key is not valid") from None
         if revision < store.compacted:
             raise expired()
     else:

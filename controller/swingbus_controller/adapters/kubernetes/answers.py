@@ -50,7 +50,7 @@ class Answer:
         """Return the refusal in the body, an empty one where there is none."""
         try:
             return _STATUS.decode(self.body)
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             return Status(code=self.code, message=self.body[: 2 * _SHOWN_CHARACTERS].decode("utf-8", "replace"))
 
 
@@ -98,7 +98,7 @@ def decode(answer: Answer, decoder: msgspec.json.Decoder[T], call: ApiCall) -> T
         raise fault_of(answer, call)
     try:
         return decoder.decode(answer.body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise Unreachable(
             f"cannot {call.what}: the answer is not what this API returns ({shorten(str(error))}); "
             "is this an API server, and of a supported version?",

@@ -153,6 +153,12 @@ class ApiConnection:
             raise not_an_api_server(call, f"a redirect to {error}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(call, error) from error
+        except ValueError:  # a header that is none: of all of them only the token is not ours; it must not be quoted
+            raise InvalidInput(
+                f"cannot {call.what}: the token has characters that no header may hold; check its file",
+                reason="BAD_TOKEN",
+                metadata=call.facts,
+            ) from None
         response: aiohttp.ClientResponse = answer.response
         return response
 

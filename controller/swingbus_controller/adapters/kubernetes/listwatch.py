@@ -63,6 +63,7 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 class ListWatchSettings:
     """Args:
     page_objects: objects asked for at once.
+    objects_at_most: a list that goes on after this many is given up; some ten times what one control plane bears.
     silence_s: a watch without a line for so long is broken; the API server sends bookmarks about once a minute.
     watch_s: a watch is asked to end after this to twice this, so that servers behind a balancer share the load again.
     list_again_s: when a watch ends and the last list is older than this, a new one confirms the copy: no watch can show what it missed.
@@ -73,6 +74,7 @@ class ListWatchSettings:
     """
 
     page_objects: int = 500
+    objects_at_most: int = 1_000_000
     silence_s: float = 70.0
     watch_s: float = 300.0
     list_again_s: float = 1800.0
@@ -224,6 +226,7 @@ class ListWatch(Generic[T]):
         call = ApiCall(verb="list", resource=self._resource, namespace=self._namespace, query=query)
         try:
             page = decode(await self._api.call(call), self._page, call)
+            self._check(page, call, token)
         except SwingbusError as fault:
             trouble = self._trouble(fault)
             self.counts.list_failures[trouble] += 1
@@ -242,6 +245,19 @@ class ListWatch(Generic[T]):
             self._listed, self._listed_at_s = [], self._clock.monotonic_s()
             self._synced.set()
         return PageTaken(continue_token=meta.continue_, revision=meta.resource_version)
+
+    def _check(self, page: Page[T], call: ApiCall, token: str) -> None:
+        """Refuse what would never end: a list that goes nowhere, or whose end can't be watched from."""
+        meta = page.metadata
+        if not meta.resource_version:
+            problem = "the list has no revision"
+        elif meta.continue_ and meta.continue_ == token:
+            problem = "a page leads to itself"
+        elif len(self._listed) + len(page.items) > self._settings.objects_at_most:
+            problem = f"more than {self._settings.objects_at_most} objects"
+        else:
+            return
+        raise Unreachable(f"cannot {call.what}: {problem}", reason="BAD_ANSWER", metadata=call.facts)
 
     async def _watch(self, revision: str) -> CourseEvent:
         watch_s = self._settings.watch_s * (1.0 + self._chance.random())
@@ -263,7 +279,7 @@ class ListWatch(Generic[T]):
         except _Ended as end:
             trouble, message = end.trouble, str(end)
             self._asked_s = end.asked_s
-        except (LineTooLong, msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (LineTooLong, msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
             trouble, message = Trouble.GARBAGE, shorten(str(error))
         except SwingbusError as fault:
             trouble, message = self._trouble(fault), str(fault)
