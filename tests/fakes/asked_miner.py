@@ -12,6 +12,7 @@ FULL = Target(point="full", mode=Mode.MINING, power_w=2794.0)
 LOW = Target(point="low", mode=Mode.MINING, power_w=1657.0)
 REST = Target(point="standby", mode=Mode.STANDBY, power_w=0.0)
 TIMES = ExecutionTimes(verify_s=15.0, boot_s=120.0, attempts=3, backoff_max_s=60.0)
+_ANSWER_S = 0.1  # a write takes its time: a reading that began with it is not later
 _COUNTING = BankCounting(
     bank="asics", gpu_limit_ratio=1.0, asic_target_ratio=1.1, asic_boot_w=0.0, rest_w=25.0, device_ceiling_w=3300.0,
     cooling_ratio=0.0, losses_ratio=0.0, fixed_w=0.0,
@@ -66,7 +67,8 @@ class AskedMiner:
                 self.asked.append((self.now_s, write.verb))
                 self.execution.note_sent(write)
                 self._take(write.verb, write.target)
-                self.notices += self.execution.note_answered(write, was_taken=True, now_s=self.now_s)
+                answered_s = self.now_s + _ANSWER_S
+                self.notices += self.execution.note_answered(write, was_taken=True, now_s=answered_s)
             self.now_s += 1.0
             self._move()
             if self.now_s % self.period_s < 1.0:

@@ -31,6 +31,7 @@ class _Track:
     __slots__ = (
         "asks",
         "attempts",
+        "has_stepped",
         "ignored_before",
         "is_ignoring",
         "next_try_s",
@@ -51,6 +52,7 @@ class _Track:
         self.next_try_s = -math.inf
         self.write_ended_s = -math.inf
         self.writing = False
+        self.has_stepped = False  # the first of two steps was asked for in the order in force
         self.was_held = False
         self.is_ignoring = False
         self.woke = False
@@ -113,6 +115,7 @@ class BankExecution:
             track.asks.note_ignored(asked_of(kind, track.target), track.asked_count - 1)
         track.target = target
         track.attempts = 0
+        track.has_stepped = False
         track.ignored_before = 0 if target is None else track.asks.ignored_count(asked_of(kind, target))
         if target is not None:
             track.is_ignoring = track.ignored_before >= self._times.attempts
@@ -245,7 +248,8 @@ class BankExecution:
             target = track.target
             if target is None or view is None or not self._is_due(track, view, now_s) or self.is_held(device):
                 continue
-            if view.condition is Condition.OK and not self._is_later(track, view) and track.attempts:
+            was_asked = track.attempts or track.has_stepped
+            if view.condition is Condition.OK and not self._is_later(track, view) and was_asked:
                 continue  # written, not yet read back
             is_blind = view.condition is not Condition.OK
             if is_blind and not (target.mode is Mode.STANDBY and view.condition is Condition.UNAVAILABLE):
@@ -386,6 +390,7 @@ class BankExecution:
             return ()  # the order changed meanwhile: this attempt says nothing about the new one
         if is_step:
             # Only the first of two steps; the wake follows as soon as the new profile (or the refusal) is read back.
+            track.has_stepped = True
             track.next_try_s = now_s
             return ()
         track.attempts += 1

@@ -71,6 +71,23 @@ def test_another_ask_says_nothing_of_the_one_before() -> None:
     assert miner.named == []
 
 
+def test_resting_miner_is_asked_for_its_profile_once_a_reading() -> None:
+    """Asking again before a look tells nothing new: profile, look, wake; where it is slow, once more after each look."""
+    miner = AskedMiner(set_s=2.0, period_s=10.0)
+    miner.order(REST, 23)
+    miner.asked.clear()
+    miner.order(LOW, 100)
+    assert [verb for _, verb in miner.asked] == [Verb.SET_POWER, Verb.WAKE]
+    miner.order(REST, 23)
+    miner.asked.clear()
+    miner.set_s = 24.0
+    miner.order(FULL, 20)  # looked at twice
+    assert [verb for _, verb in miner.asked] == [Verb.SET_POWER] * 3
+    miner.asked.clear()
+    miner.order(LOW, 1)  # a new order waits for no look
+    assert [verb for _, verb in miner.asked] == [Verb.WAKE]
+
+
 def test_restart_says_nothing_of_the_ask_before() -> None:
     """What was asked just before a restart may be lost with it."""
     miner = AskedMiner(sleep_s=None)
