@@ -111,6 +111,14 @@ async def test_refused_call_is_unavailable_with_kubelets_words(rig: PodRig) -> N
     assert isinstance(answer, Unavailable) and "rejected by rate limit" in answer.reason
 
 
+async def test_burst_of_other_callers_is_waited_out(rig: PodRig) -> None:
+    """A monitor that asks too often at the same moment makes no unit unknown."""
+    rig.kubelet.hold("mining", "m-1", "GPU-0")
+    rig.kubelet.refusals_left = 2
+    assert (await look(rig)).phase is WorkloadPhase.READY
+    assert rig.kubelet.list_count == 3
+
+
 async def test_pod_that_vanishes_is_idle_from_the_look_that_missed_it(rig: PodRig) -> None:
     """Idle, not free: that it has no process takes a reading after this moment."""
     rig.kubelet.hold("mining", "m-1", "GPU-0")

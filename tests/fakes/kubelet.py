@@ -28,6 +28,7 @@ class FakeKubelet(wire.PodResourcesListerServicer, plugin_wire.RegistrationServi
         self.may_answer = asyncio.Event()  # cleared: List never comes back
         self.may_answer.set()
         self.refuses = False  # List is answered with an error, as when too many ask
+        self.refusals_left = 0  # so many more of them are
         self.list_count = 0
         self.registered: list[plugin_words.RegisterRequest] = []
         self._servers: list[grpc.aio.Server] = []
@@ -78,7 +79,8 @@ class FakeKubelet(wire.PodResourcesListerServicer, plugin_wire.RegistrationServi
     ) -> words.ListPodResourcesResponse:
         """Return all pods."""
         self.list_count += 1
-        if self.refuses:
+        if self.refuses or self.refusals_left > 0:
+            self.refusals_left -= 1
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
         await self.may_answer.wait()
         return words.ListPodResourcesResponse(pod_resources=list(self.pods.values()))

@@ -30,6 +30,8 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+# A kubelet lets ten calls through at once and a hundred a second, of all callers together: a monitor's burst is soon over.
+_REFUSED_PAUSES_S = (0.05, 0.1)
 
 
 class KubeletPods:
@@ -51,14 +53,18 @@ class KubeletPods:
 
     async def list_held(self) -> tuple[HeldDevice, ...] | Unavailable | Hung:
         """Ask for every device that a pod holds (see the port)."""
-        began_ns = self._clock.boottime_ns()
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(f"unix:{self._socket}", options=_OPTIONS)
         lister = wire.PodResourcesListerStub(self._channel)
-        try:
-            answer = await lister.List(words.ListPodResourcesRequest(), timeout=self._timeout_s)
-        except grpc.aio.AioRpcError as error:
-            return self._failed(error, began_ns)
+        for pause_s in (*_REFUSED_PAUSES_S, None):
+            began_ns = self._clock.boottime_ns()
+            try:
+                answer = await lister.List(words.ListPodResourcesRequest(), timeout=self._timeout_s)
+                break
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or pause_s is None:
+                    return self._failed(error, began_ns)
+            await self._clock.sleep(pause_s)
         self._hung_since_ns = None
         return tuple(_held(answer))
 
