@@ -26,7 +26,7 @@ demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as process
 	@$(BIN)/python -m swingbus_sim.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # Whole sites in processes come last and one at a time: they keep real time, and two of them on two cores would not.
-SITES := tests/e2e tests/integration/kill_matrix tests/benchmarks
+SITES := tests/e2e tests/integration/kill_matrix tests/cluster tests/benchmarks
 
 test: $(STAMP) check ## Run checks and all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES:%=--ignore=%) $(ARGS)

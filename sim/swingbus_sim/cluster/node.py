@@ -110,7 +110,7 @@ def _start_containerd(control: ControlPlane, plan: NodePlan) -> None:
     networks.mkdir()
     (networks / "10-pods.conflist").write_text(node_files.pod_network(plan))
     config = folder / "containerd.toml"
-    config.write_text(node_files.containerd_config(folder, networks, control.tools.built))
+    config.write_text(node_files.containerd_config(folder, networks, control.tools.folders()))
     _start_on(control, plan, "containerd", (str(control.tools.path("containerd")), f"--config={config}"))
 
 
@@ -163,7 +163,7 @@ def _start_on(control: ControlPlane, plan: NodePlan, program: str, command: tupl
         f"{program}-{plan.name}",
         command,
         enter=entry(control.processes, plan),
-        environment={"PATH": f"{control.tools.built}:{SYSTEM_PATH}"},
+        environment={"PATH": ":".join([*(str(own) for own in control.tools.folders()), SYSTEM_PATH])},
     )
 
 

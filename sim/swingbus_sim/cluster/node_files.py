@@ -33,7 +33,7 @@ def pod_network(plan: NodePlan) -> str:
     return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, {"type": "loopback"}]})
 
 
-def containerd_config(folder: Path, networks: Path, programs: Path) -> str:
+def containerd_config(folder: Path, networks: Path, programs: tuple[Path, ...]) -> str:
     """Return containerd.toml: our own image as sandbox, our own CNI plugins, the system's runc."""
     runtime = "plugins.'io.containerd.cri.v1.runtime'"
     images = "plugins.'io.containerd.cri.v1.images'"
@@ -54,7 +54,7 @@ sandbox = "{BASE_IMAGE}"
 # Without CAP_SYS_RESOURCE runc may not make a process safer from the OOM killer than its parent, and would die trying.
 restrict_oom_score_adj = {"false" if _may_protect_from_oom() else "true"}
 [{runtime}.cni]
-bin_dirs = ["{programs}"]
+bin_dirs = {json.dumps([str(own) for own in programs])}
 conf_dir = "{networks}"
 [{runtime}.containerd]
 default_runtime_name = "runc"

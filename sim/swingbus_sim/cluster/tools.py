@@ -80,6 +80,10 @@ class Tools:
     built: Path
     assets: Path | None
 
+    def folders(self) -> tuple[Path, ...]:
+        """Return where programs are looked for, first to last."""
+        return (self.built,) if self.assets is None else (self.assets, self.built)
+
     def path(self, program: str) -> Path:
         """Return a program: the one in KUBEBUILDER_ASSETS where that has it, else the one built here."""
         if self.assets is not None and (self.assets / program).exists():

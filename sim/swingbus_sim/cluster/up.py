@@ -56,8 +56,8 @@ class Cluster:
 
     def environment(self) -> Mapping[str, str]:
         """Return the variables that let kubectl and helm find this cluster."""
-        folders = (self.tools.assets, self.tools.built, os.environ.get("PATH", ""))
-        return {"KUBECONFIG": str(self.kubeconfig), "PATH": ":".join(str(folder) for folder in folders if folder)}
+        folders = [str(folder) for folder in self.tools.folders()]
+        return {"KUBECONFIG": str(self.kubeconfig), "PATH": ":".join([*folders, os.environ.get("PATH", "")])}
 
     def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
         """Run kubectl and return what it printed."""
