@@ -120,7 +120,14 @@ class ControlPlane:
         self._start_etcd()
         self._start_api_server()
         say("etcd and API server started")
-        self.processes.wait_ready("kube-apiserver", api.is_ready, timeout_s=_READY_TIMEOUT_S)
+
+        def answers() -> bool:
+            self.processes.must_run(
+                "etcd"
+            )  # without it the API server would hang on for half a minute and blame the network
+            return api.is_ready()
+
+        self.processes.wait_ready("kube-apiserver", answers, timeout_s=_READY_TIMEOUT_S)
         say("API server is ready")
         for name, port in (
             ("kube-controller-manager", self.ports.controllers),
