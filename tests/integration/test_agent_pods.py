@@ -135,6 +135,24 @@ async def test_silent_kubelet_releases_and_starts_nothing(rack: PodRack) -> None
     await rack.until(lambda: bool(rack.starts()))
 
 
+async def test_silence_and_slices_are_told_once_with_why(rack: PodRack) -> None:
+    """What nobody can say is an event with its reason, and so is its end; a round that changes nothing tells nothing."""
+
+    async def told() -> list[tuple[str, str]]:
+        reading = await rack.bank.read()
+        assert reading is not None
+        return [(kind, message) for kind, _, message in reading.events]
+
+    assert await told() == []
+    rack.kubelet.hold("customers", "sliced", "GPU-0::1")
+    ((kind, message),) = await told()
+    assert kind == "workloads_unknown" and "customers/sliced" in message and "whole GPUs only" in message
+    assert await told() == []
+    rack.kubelet.let_go("customers", "sliced")
+    assert [kind for kind, _ in await told()] == ["workloads_known"]
+    assert await told() == []
+
+
 async def test_first_reading_of_a_new_agent_releases_no_unit_that_a_pod_holds(rack: PodRack) -> None:
     """A pod that was just given its GPUs has no process yet; an agent that starts then must not see a free unit."""
     rack.work(0, 1, 2, 3, is_working=False)

@@ -115,6 +115,7 @@ class GpuBank:
         self._why_not = ""
         self._floor_w = 0.0
         self._processes: dict[str, tuple[int, float]] = {}
+        self._is_blind_to_workloads = False
 
     @property
     def name(self) -> str:
@@ -260,8 +261,19 @@ class GpuBank:
             ),
             views=tuple(views),
             units=tuple(_unit_view(number, statuses.get(f"{self.name}/{number}")) for number in numbers),
-            events=tuple(events),
+            events=(*events, *self._news_of_workloads(statuses)),
         )
+
+    def _news_of_workloads(self, statuses: Mapping[str, WorkloadStatus]) -> list[tuple[str, str, str]]:
+        """Tell once that nobody can say what runs on the units, with why, and once that it is known again."""
+        events: list[tuple[str, str, str]] = []
+        unknown = [status for status in statuses.values() if status.phase is WorkloadPhase.UNKNOWN]
+        if unknown and not self._is_blind_to_workloads:
+            events.append(("workloads_unknown", "", f"no unit of {self.name} counts as free: {unknown[0].reason}"))
+        elif not unknown and self._is_blind_to_workloads:
+            events.append(("workloads_known", "", f"what holds the units of {self.name} is known again"))
+        self._is_blind_to_workloads = bool(unknown)
+        return events
 
     def _blind_view(self, spec: DeviceSpec, condition: Condition) -> DeviceView:
         return DeviceView(
