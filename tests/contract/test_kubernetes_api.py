@@ -310,6 +310,27 @@ async def test_a_lift_keeps_what_others_have_set(rig: Rig) -> None:
     assert lifted.pod.gates == ()
 
 
+async def test_a_lift_never_takes_away_what_came_in_between(rig: Rig) -> None:
+    """Somebody else notes something on the pod after we looked: the whole lift is off, and theirs stands."""
+    pod = await rig.make_pod("p", gates=(GATE,))
+    theirs = ApiCall(
+        verb="patch",
+        resource=PODS,
+        namespace=rig.namespace,
+        name="p",
+        content_type=MERGE_PATCH,
+        body={"metadata": {"annotations": {"example.com/theirs": "1"}}},
+    )
+    assert (await rig.api.call(theirs)).is_ok
+    stale = await lift_gate(rig.writer, pod, gate=GATE, node_selector={"b": "1"}, annotations={"a/b": "2"})
+    assert isinstance(stale, StaleView)
+    assert stale.pod.gates == (GATE,)
+    assert stale.pod.metadata.annotations == {"example.com/theirs": "1"}
+    lifted = await lift_gate(rig.writer, stale.pod, gate=GATE, node_selector={"b": "1"}, annotations={"a/b": "2"})
+    assert isinstance(lifted, Lifted)
+    assert lifted.pod.metadata.annotations == {"example.com/theirs": "1", "a/b": "2"}
+
+
 async def test_a_lift_that_the_server_forbids_is_told_apart_from_a_stale_one(rig: Rig) -> None:
     """Both are 422: a selector key may be added but not changed."""
     pod = await rig.make_pod("p", gates=(GATE,), nodeSelector={"disk": "ssd"})

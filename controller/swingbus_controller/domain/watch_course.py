@@ -31,7 +31,7 @@ _PASSING = frozenset({Trouble.SILENT, Trouble.UNREACHABLE, Trouble.THROTTLED})
 _NEEDS_LIST = frozenset({Trouble.EXPIRED, Trouble.REVISION_AHEAD})
 # These may be the wire's fault or the revision's: the same is asked for again, but not for ever. A watch without one line is doubtful too:
 # of a revision that lies ahead of it (it was restored from a backup) the real API server says nothing, for as long as one listens.
-_DOUBTFUL = frozenset({Trouble.GARBAGE, Trouble.REFUSED, Trouble.SILENT})
+_DOUBTFUL = frozenset({Trouble.GARBAGE, Trouble.REFUSED})
 _SAYS_NOTHING_OF_THE_REVISION = frozenset({Trouble.UNREACHABLE, Trouble.THROTTLED})
 _DOUBTS_AT_MOST = 3
 _PAUSE_FACTOR_AT_MOST = 2**16
