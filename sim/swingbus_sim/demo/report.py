@@ -62,20 +62,24 @@ def flip_rows(flips: Sequence[capacity_pb2.Flip]) -> list[dict[str, Any]]:
 def spool_facts(state_dir: Path) -> tuple[str, list[int]]:
     """Return (spool_uid, acknowledged sequences as inclusive ranges), as the agent's own disk says.
 
-    A spool numbers batches from 1 and deletes one only when it is acknowledged: what it gave out and no longer holds was acknowledged.
+    A spool numbers batches from 1 and deletes one only when it is acknowledged: what it gave out and no longer holds, alone or in a mean,
+    was acknowledged.
     """
     connection = sqlite3.connect(f"file:{state_dir / 'spool.sqlite3'}?mode=ro", uri=True)
     try:
         facts = dict(connection.execute("SELECT name, value FROM facts").fetchall())
-        held = [row[0] for row in connection.execute("SELECT sequence FROM batches ORDER BY sequence")]
+        held = connection.execute(
+            "SELECT ifnull(first_sequence, sequence), sequence FROM batches LEFT JOIN means USING (sequence) ORDER BY sequence"
+        ).fetchall()
     finally:
         connection.close()
     ranges: list[int] = []
     first = 1
-    for sequence in [*held, int(facts.get("newest_sequence", 0)) + 1]:
-        if sequence > first:
-            ranges += [first, sequence - 1]
-        first = sequence + 1
+    beyond = int(facts.get("newest_sequence", 0)) + 1
+    for begin, end in [*held, (beyond, beyond)]:
+        if begin > first:
+            ranges += [first, begin - 1]
+        first = end + 1
     return facts["spool_uid"], ranges
 
 
