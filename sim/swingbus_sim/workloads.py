@@ -2,6 +2,7 @@
 
     python -m swingbus_sim.workloads mining    --shelf PATH --gpus 0,1,2,3
     python -m swingbus_sim.workloads inference --shelf PATH --gpus 0,1,2,3 --port 9001 --load-s 5
+    python -m swingbus_sim.workloads mining    --gpus visible        # in a pod: what the device plugin gave it
 
 Decides what the process says of itself in the shelf's process table and over HTTP. Knows nothing of power, modes or who
 started it. Inference loads its weights for `--load-s` seconds first: until then `/health/ready` answers 503;
@@ -23,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from swingbus.faults import SwingbusError
+from swingbus.faults import NotFound, SwingbusError
+from swingbus_sim.nvml.build import SHELF_VARIABLE
+from swingbus_sim.nvml.looking import look_at_shelf
 from swingbus_sim.nvml.processes import Seat
 from swingbus_sim.nvml.shelf import Shelf
 
@@ -79,8 +82,10 @@ class Inference:
         return 200, f"{ratio:.3f}"
 
 
-def parse_gpus(text: str) -> tuple[int, ...]:
-    """Parse `0,1,4-7` into GPU numbers of the host."""
+def parse_gpus(text: str) -> tuple[int, ...] | None:
+    """Parse `0,1,4-7` into GPU numbers of the host; `visible` is None: those of NVIDIA_VISIBLE_DEVICES."""
+    if text == "visible":
+        return None
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -93,15 +98,30 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def find_visible(shelf: Path, uuids: str) -> tuple[int, ...]:
+    """Return the numbers of GPUs by their UUIDs (comma-separated) on a host; raise NotFound where one is not there."""
+    order = [gpu.uuid for gpu in look_at_shelf(shelf) or ()]
+    missing = [uuid for uuid in uuids.split(",") if uuid not in order]
+    if missing:
+        raise NotFound(
+            f"NVIDIA_VISIBLE_DEVICES names {', '.join(missing) or 'no GPU'}, which {shelf} does not have: "
+            "run it where the device plugin gave GPUs, or write their numbers"
+        )
+    return tuple(order.index(uuid) for uuid in uuids.split(","))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one toy workload until SIGTERM; return the process's exit code."""
     options = _parser().parse_args(arguments)
     try:
         shelf = Shelf(options.shelf)
+        gpus = options.gpus
+        if gpus is None:
+            gpus = find_visible(options.shelf, os.environ.get("NVIDIA_VISIBLE_DEVICES", ""))
     except SwingbusError as error:
         print(f"{options.kind}: {error}", file=sys.stderr)
         return 1
-    beyond = [gpu for gpu in options.gpus if gpu >= shelf.gpu_count]
+    beyond = [gpu for gpu in gpus if gpu >= shelf.gpu_count]
     if beyond:
         print(f"{options.kind}: this host has GPUs 0 to {shelf.gpu_count - 1}, not {beyond}", file=sys.stderr)
         return 1
@@ -118,11 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load_ratio = 1.0 if options.kind == "mining" else options.load_ratio
     seat = shelf.process_table.take_seat(
         kind=options.kind,
-        gpus=options.gpus,
+        gpus=gpus,
         memory_used_bytes=_MEMORY_BYTES[options.kind],
         load_ratio=load_ratio if options.kind == "mining" else _LOADING_RATIO,
     )
-    print(f"{options.kind}: pid {os.getpid()} on GPUs {','.join(map(str, options.gpus))}", flush=True)
+    print(f"{options.kind}: pid {os.getpid()} on GPUs {','.join(map(str, gpus))}", flush=True)
     ends_s = None if options.crash_after_s is None else time.monotonic() + options.crash_after_s
     try:
         if options.kind == "mining":
@@ -194,8 +214,20 @@ def _answer(server: socket.socket, state: Inference) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="swingbus_sim.workloads", description="A toy workload for simulated GPUs.")
     parser.add_argument("kind", choices=("mining", "inference"))
-    parser.add_argument("--shelf", type=Path, required=True, help="the simulated host's shared file")
-    parser.add_argument("--gpus", type=parse_gpus, required=True, help="GPU numbers of the host, such as 0,1 or 0-7")
+    told = os.environ.get(SHELF_VARIABLE)
+    parser.add_argument(
+        "--shelf",
+        type=Path,
+        required=told is None,
+        default=None if told is None else Path(told),
+        help=f"the simulated host's shared file (default: ${SHELF_VARIABLE})",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=parse_gpus,
+        required=True,
+        help="GPU numbers of the host, such as 0,1 or 0-7; `visible`: those of NVIDIA_VISIBLE_DEVICES",
+    )
     parser.add_argument("--port", type=int, default=0, help="loopback port of inference (default: any free one)")
     parser.add_argument("--load-s", type=float, default=5.0, help="seconds that loading the weights takes (default 5)")
     parser.add_argument("--load-ratio", type=float, default=1.0, help="how busy inference is at first, 0 to 1")

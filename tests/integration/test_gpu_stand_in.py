@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -177,3 +179,31 @@ def test_library_is_built_once_and_whole(tmp_path: Path) -> None:
     assert build.build_library(cache=tmp_path) == first
     assert (first / build.LIBRARY_NAME).stat().st_mtime_ns == stamp
     assert [each.name for each in tmp_path.iterdir()] == [first.name]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")
+def test_process_in_a_pid_namespace_of_its_own_shows_by_our_number_for_it(host: GpuHost) -> None:
+    """As in a pod, where everybody is number 1: simulator and driver see two of them, by the host's numbers, until they are dead."""
+    toy = (sys.executable, "-m", "swingbus_sim.workloads", "mining", "--shelf", str(host.shelf.path), "--gpus", "1")
+    unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    pods = [subprocess.Popen([*unshare, *toy], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for pod in pods:
+            assert pod.stdout is not None
+            with pod.stdout as said:
+                assert said.readline().startswith("mining: pid 1 on GPUs 1")
+        inside = {int(Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text()) for pod in pods}
+        assert {(each.pid, each.gpu, each.kind) for each in host.shelf.processes()} == {
+            (pid, 1, "mining") for pid in inside
+        }
+        listed = "out = [each.pid for each in n.nvmlDeviceGetComputeRunningProcesses_v3(h)]"
+        assert set(ask(host.environment, listed)) == inside
+        for pid in inside:
+            os.kill(pid, signal.SIGKILL)
+        for pod in pods:
+            pod.wait(timeout=10)
+        assert host.shelf.processes() == () and ask(host.environment, listed) == []
+    finally:
+        for pod in pods:
+            pod.kill()
+            pod.wait(timeout=10)

@@ -1,7 +1,9 @@
 """The table of living processes that use a host's simulated GPUs.
 
 Decides who holds a slot: a process that says so, until it leaves or is dead. Knows nothing of readings or limits.
-Invariant: a slot counts only while the process that took it runs (its number and its start time both match).
+Invariant: a slot counts only while the process that took it runs: its number and its start time both match, or, where it lives in a pid
+namespace of its own and its number means nothing here (a pod), it still locks its slot's bytes. The kernel drops that lock with the process
+and names its holder by the number that it has for whoever asks, as a driver does.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from swingbus_sim.nvml import layout
 from swingbus_sim.ports import GpuProcess
 
 _LOAD_OFFSET = 24  # of `load_ratio` in a slot
+_LOCK = struct.Struct("@hhqqi0q")  # struct flock: type, whence, start, length, holder
 
 
 def start_ticks_of(pid: int) -> int | None:
@@ -34,9 +37,11 @@ def start_ticks_of(pid: int) -> int | None:
 class Seat:
     """One process's slot in the table: it says how busy it is, and leaves."""
 
-    def __init__(self, shelf_map: mmap.mmap, slot: int) -> None:
+    def __init__(self, shelf_map: mmap.mmap, descriptor: int, slot: int) -> None:
         self._map = shelf_map
-        self._offset = layout.PROCESSES_OFFSET + slot * layout.PROCESS.size
+        self._descriptor = descriptor
+        self._offset = _offset(slot)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, layout.PROCESS.size, self._offset)
 
     def set_load(self, load_ratio: float) -> None:
         """Say how busy the GPUs are kept: 0 idle, 1 full."""
@@ -45,6 +50,7 @@ class Seat:
     def leave(self) -> None:
         """Give the slot back."""
         self._map[self._offset : self._offset + layout.PROCESS.size] = bytes(layout.PROCESS.size)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, layout.PROCESS.size, self._offset)
 
 
 class ProcessTable:
@@ -64,18 +70,18 @@ class ProcessTable:
         ticks = start_ticks_of(pid)
         with self._locked():
             for slot in range(layout.PROCESS_SLOTS):
-                _, _, _, _, holder, _ = self._slot(slot)
-                if holder != 0 and holder != pid and self._is_alive(slot):
+                if self._is_anothers(slot):
                     continue
                 mask = sum(1 << gpu for gpu in gpus)
-                offset = layout.PROCESSES_OFFSET + slot * layout.PROCESS.size
+                offset = _offset(slot)
                 # The number comes last: a reader that sees it sees the rest.
                 body = layout.PROCESS.pack(
                     ticks or 0, mask, memory_used_bytes, load_ratio, 0, layout.WORKLOAD_KINDS.index(kind)
                 )
                 self._map[offset : offset + layout.PROCESS.size] = body
+                seat = Seat(self._map, self._descriptor, slot)
                 struct.pack_into("<I", self._map, offset + 32, pid)
-                return Seat(self._map, slot)
+                return seat
         raise OverBudget(
             f"all {layout.PROCESS_SLOTS} process slots of the simulated host are taken", reason="HOST_FULL"
         )
@@ -84,8 +90,9 @@ class ProcessTable:
         """Return one entry for each GPU of each process that is alive now."""
         found: list[GpuProcess] = []
         for slot in range(layout.PROCESS_SLOTS):
-            _, mask, memory, load, pid, kind = self._slot(slot)
-            if pid == 0 or not self._is_alive(slot):
+            _, mask, memory, load, claimed, kind = self._slot(slot)
+            pid = 0 if claimed == 0 else self._living_pid(slot)
+            if pid == 0:
                 continue
             name = layout.WORKLOAD_KINDS[kind] if kind < len(layout.WORKLOAD_KINDS) else f"kind {kind}"
             found.extend(
@@ -96,14 +103,33 @@ class ProcessTable:
         return tuple(found)
 
     def _slot(self, slot: int) -> tuple[int, int, int, float, int, int]:
-        ticks, mask, memory, load, pid, kind = layout.PROCESS.unpack_from(
-            self._map, layout.PROCESSES_OFFSET + slot * layout.PROCESS.size
-        )
+        ticks, mask, memory, load, pid, kind = layout.PROCESS.unpack_from(self._map, _offset(slot))
         return ticks, mask, memory, load, pid, kind
+
+    def _is_anothers(self, slot: int) -> bool:
+        _, _, _, _, pid, _ = self._slot(slot)
+        # A pod's first process has the number 1, as every other pod's: the lock tells them apart. One that leaves lets go of it last.
+        return self._locked_by(slot) is not None or (pid not in (0, os.getpid()) and self._is_alive(slot))
+
+    def _living_pid(self, slot: int) -> int:
+        """Return the holder's number as this process may use it; 0 where it is dead."""
+        _, _, _, _, pid, _ = self._slot(slot)
+        if self._is_alive(slot):
+            return pid
+        locker = self._locked_by(slot)
+        if locker is None:
+            return 0
+        return locker or pid  # 0: it lives where no number of ours reaches it
 
     def _is_alive(self, slot: int) -> bool:
         ticks, _, _, _, pid, _ = self._slot(slot)
         return start_ticks_of(pid) == ticks
+
+    def _locked_by(self, slot: int) -> int | None:
+        """Return which other process locks the slot; None if none does."""
+        question = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _offset(slot), layout.PROCESS.size, 0)
+        kind, _, _, _, pid = _LOCK.unpack(fcntl.fcntl(self._descriptor, fcntl.F_GETLK, question))
+        return None if kind == fcntl.F_UNLCK else pid
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -112,3 +138,7 @@ class ProcessTable:
             yield
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _offset(slot: int) -> int:
+    return layout.PROCESSES_OFFSET + slot * layout.PROCESS.size

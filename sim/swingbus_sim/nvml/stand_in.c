@@ -125,6 +125,7 @@ _Static_assert(sizeof(struct process) == 40, "layout.py says 40");
 _Static_assert(offsetof(struct shelf, processes) == 128, "layout.py says 128");
 
 static struct shelf *shelf;
+static int shelf_file = -1; /* kept open to ask who locks a slot */
 static int handles[MAX_GPUS]; /* only their addresses matter */
 
 unsigned swingbus_shelf_layout(int which) {
@@ -208,15 +209,19 @@ nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
     void *map = MAP_FAILED;
     if (fstat(file, &status) == 0 && (size_t)status.st_size >= sizeof(struct shelf))
         map = mmap(NULL, sizeof(struct shelf), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    close(file);
-    if (map == MAP_FAILED) return DRIVER_NOT_LOADED;
+    if (map == MAP_FAILED) {
+        close(file);
+        return DRIVER_NOT_LOADED;
+    }
     struct shelf *found = map;
     if (memcmp(found->magic, "SWBSHELF", 8) != 0 || found->layout_version != LAYOUT_VERSION ||
         found->gpu_count > MAX_GPUS) {
         munmap(map, sizeof(struct shelf));
+        close(file);
         return VERSION_MISMATCH;
     }
     shelf = found;
+    shelf_file = file;
     return OK;
 }
 
@@ -225,6 +230,7 @@ nvmlReturn_t nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 nvmlReturn_t nvmlShutdown(void) {
     if (shelf == NULL) return UNINITIALIZED;
     munmap(shelf, sizeof(struct shelf));
+    close(shelf_file);
     shelf = NULL;
     return OK;
 }
@@ -590,6 +596,16 @@ static int is_alive(const struct process *process) {
     return state != 'Z' && state != 'X' && start == process->start_ticks;
 }
 
+/* Return the number of the process that holds a slot, as its reader may use it; 0 if it is dead. See processes.py. */
+static unsigned living_pid(const struct process *process, int slot) {
+    if (is_alive(process)) return process->pid;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    lock.l_start = (off_t)(offsetof(struct shelf, processes) + (size_t)slot * sizeof *process);
+    lock.l_len = sizeof *process;
+    if (fcntl(shelf_file, F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return 0;
+    return lock.l_pid > 0 ? (unsigned)lock.l_pid : process->pid;
+}
+
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned *count, struct process_info *out) {
     TAKE(device);
     (void)r;
@@ -597,9 +613,10 @@ nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsign
     unsigned room = *count, found = 0;
     for (int i = 0; i < PROCESS_SLOTS; i++) {
         struct process process = shelf->processes[i];
-        if (process.pid == 0 || (process.gpu_mask & bit) == 0 || !is_alive(&process)) continue;
+        unsigned pid = process.pid == 0 || (process.gpu_mask & bit) == 0 ? 0 : living_pid(&process, i);
+        if (pid == 0) continue;
         if (found < room && out != NULL) {
-            out[found].pid = process.pid;
+            out[found].pid = pid;
             out[found].memory_bytes = process.memory_bytes;
             out[found].gpu_instance = out[found].compute_instance = 0xffffffffu;
         }

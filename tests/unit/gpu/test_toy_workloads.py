@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from swingbus_sim.workloads import Inference, parse_gpus
+from swingbus.faults import NotFound
+from swingbus_sim.nvml.layout import GpuIdentity
+from swingbus_sim.nvml.shelf import Shelf
+from swingbus_sim.workloads import Inference, find_visible, parse_gpus
 
 
 def test_server_is_ready_only_after_its_weights_are_loaded() -> None:
@@ -45,3 +49,14 @@ def test_gpu_lists_are_parsed_and_nonsense_is_refused() -> None:
     for text in ("", "a", "1,,2", "5-3", "-1"):
         with pytest.raises(argparse.ArgumentTypeError):
             parse_gpus(text)
+
+
+def test_visible_gpus_are_found_by_uuid_on_their_host(tmp_path: Path) -> None:
+    """In a pod the environment names UUIDs; one that the host does not have, or none, is said."""
+    assert parse_gpus("visible") is None
+    path = tmp_path / "shelf"
+    with Shelf.create(path, [GpuIdentity(uuid=f"GPU-{n}", name="n", bus_id="b") for n in range(3)]):
+        assert find_visible(path, "GPU-2,GPU-0") == (2, 0)
+        for uuids in ("GPU-0,GPU-9", ""):
+            with pytest.raises(NotFound, match="device plugin"):
+                find_visible(path, uuids)
