@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import swingbus
+import swingbus_sim
 from swingbus_sim.cluster import node
 from swingbus_sim.cluster.processes import children, wait_until
 from swingbus_sim.cluster.up import Cluster
@@ -48,6 +50,10 @@ class NodeGpus:
         status = self.cluster.api.get(f"/api/v1/nodes/{self.plan.name}")["status"]
         return int(status["capacity"].get(RESOURCE, 0)), int(status["allocatable"].get(RESOURCE, 0))
 
+    def working_on(self, index: int) -> list[int]:
+        """Return the host's numbers of the processes that work on a GPU now, whatever anybody says of pods."""
+        return [process.pid for process in self.host.shelf.processes() if process.gpu == index]
+
     def wait_counts(self, capacity: int, allocatable: int) -> None:
         """Wait until the kubelet has told the API server."""
         wanted = (capacity, allocatable)
@@ -78,3 +84,16 @@ def make_gpu_pod(name: str, node_name: str, gpu_count: int, *command: str) -> di
     spec = make_probe_spec(node_name, *(command or ("python3", "-c", _SLEEP, f"swingbus-gpu-{name}")))
     spec["containers"][0]["resources"] = {"limits": {RESOURCE: str(gpu_count)}}
     return make_pod(name, spec)
+
+
+def make_working_pod(name: str, node_name: str, gpu_count: int, kind: str = "mining") -> dict[str, Any]:
+    """Return a pod with a toy workload that really works on the GPUs it is given: its process shows there until it is dead."""
+    pod = make_gpu_pod(name, node_name, gpu_count, "python3", "-m", "swingbus_sim.workloads", kind, "--gpus", "visible")
+    rooms = {"sim": swingbus_sim.__file__, "protos": swingbus.__file__}
+    (container,) = pod["spec"]["containers"]
+    container["env"] = [{"name": "PYTHONPATH", "value": ":".join(f"/rooms/{room}" for room in rooms)}]
+    container["volumeMounts"] += [{"name": room, "mountPath": f"/rooms/{room}", "readOnly": True} for room in rooms]
+    pod["spec"]["volumes"] += [
+        {"name": room, "hostPath": {"path": str(Path(file or "").parents[1])}} for room, file in rooms.items()
+    ]
+    return pod

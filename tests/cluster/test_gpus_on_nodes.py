@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from swingbus_sim.cluster.up import Cluster
 from swingbus_sim.nvml.layout import GpuIdentity
 from swingbus_sim.nvml.shelf import Shelf
 from swingbus_sim.ports import GpuHealth
-from tests.cluster.gpus import NodeGpus, gpus_on_node, make_gpu_pod
+from tests.cluster.gpus import NodeGpus, gpus_on_node, make_gpu_pod, make_working_pod
 from tests.cluster.pods import is_running, make_namespace, wait_gone, wait_pod
 from tests.fakes.gpu_host import gpu_uuid
 
@@ -68,6 +69,22 @@ def test_pod_gets_as_many_gpus_as_it_asks_and_no_two_the_same(gpus: NodeGpus) ->
     assert (len(one), len(two)) == (1, 2) and one | two < _ALL and not one & two
     assert _run(gpus, "one", _ASK_DRIVER).split() == ["4", gpu_uuid(0)]
     _end(gpus, "one", "two")
+
+
+def test_work_shows_on_the_pods_own_gpus_and_ends_with_it(gpus: NodeGpus) -> None:
+    """A process in a pod is seen on exactly the GPUs it was given, by its number on the host, and no longer than it lives."""
+    api = gpus.cluster.api
+    api.create(_PODS, make_working_pod("works", gpus.plan.name, 2))
+    wait_pod(api, f"{_PODS}/works", is_running, what="running")
+    wait_until(lambda: bool(gpus.host.shelf.processes()), what="work on a GPU", timeout_s=20)
+
+    working = {gpu_uuid(index): gpus.working_on(index) for index in range(4) if gpus.working_on(index)}
+
+    assert set(working) == _given(gpus, "works")
+    (pid,) = {pid for pids in working.values() for pid in pids}
+    assert b"swingbus_sim.workloads" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    _end(gpus, "works")
+    assert gpus.host.shelf.processes() == ()
 
 
 def test_lost_gpu_lowers_allocatable_and_one_that_is_gone_the_capacity(gpus: NodeGpus) -> None:

@@ -16,8 +16,7 @@ from swingbus_agent.domain.workload import GpuUnit, WorkloadPhase
 from swingbus_agent.ports.workload import WorkloadDriver
 from swingbus_sim.cluster.up import Cluster
 from swingbus_sim.ports import GpuHealth
-from tests.cluster.gpus import RESOURCE, NodeGpus, gpus_on_node, make_gpu_pod
-from tests.cluster.leftovers import find_command
+from tests.cluster.gpus import RESOURCE, NodeGpus, gpus_on_node, make_gpu_pod, make_working_pod
 from tests.cluster.pods import exists, is_running, make_namespace, wait_gone, wait_pod
 from tests.fakes.gpu_host import gpu_uuid
 from tests.fakes.workload_rigs import PROMISES, UNITS, Promise, name_of, until
@@ -52,7 +51,9 @@ class RealPodRig:
     async def come(self, unit: str, workload: str) -> None:
         number = UNITS.index(unit)
         namespace = _MINERS if workload == "miner" else _CUSTOMERS
-        await self.bring(number, namespace, make_gpu_pod(f"{workload}-{number}", self.gpus.plan.name, 1))
+        kind = "mining" if workload == "miner" else "inference"
+        pod = make_working_pod(f"{workload}-{number}", self.gpus.plan.name, 1, kind)
+        await self.bring(number, namespace, pod)
 
     async def bring(self, number: int, namespace: str, pod: dict[str, object], *, is_waited_for: bool = True) -> str:
         """Create a pod that gets this GPU, and return its path."""
@@ -102,6 +103,13 @@ async def rig(gpus: NodeGpus) -> AsyncIterator[RealPodRig]:
     await rig.lister.aclose()
 
 
+async def _until_working(rig: RealPodRig, index: int, *, count: int) -> None:
+    """Wait until so many processes work on a GPU."""
+    async with asyncio.timeout(60):
+        while len(rig.gpus.working_on(index)) != count:
+            await asyncio.sleep(0.2)
+
+
 @pytest.mark.parametrize("promise", PROMISES, ids=name_of)
 async def test_driver_keeps_what_every_driver_promises(rig: RealPodRig, promise: Promise) -> None:
     """The same suite as on the fake kubelet."""
@@ -120,30 +128,27 @@ async def test_dead_kubelet_is_unknown_while_a_force_deleted_pod_works_on(rig: R
     for unit in UNITS:
         status = (await rig.driver.observe())[unit]
         assert status.phase is WorkloadPhase.UNKNOWN and status.has_process
-    assert len(find_command("swingbus-gpu-miner-0")) == 1
+    await _until_working(rig, 0, count=1)
 
     rig.gpus.cluster.processes.restart(kubelet)
     await until(rig.driver, UNITS[0], WorkloadPhase.IDLE, timeout_s=60.0)
-    async with asyncio.timeout(60):
-        while find_command("swingbus-gpu-miner-0"):
-            await asyncio.sleep(0.2)
+    await _until_working(rig, 0, count=0)
     await asyncio.to_thread(rig.gpus.wait_counts, 2, 2)
 
 
 async def test_init_container_holds_a_gpu_that_no_kubelet_lists(rig: RealPodRig) -> None:
     """Its process works on the GPU while the list names nobody: idle is not free."""
-    pod = make_gpu_pod("preparing", rig.gpus.plan.name, 1)
+    pod = make_working_pod("preparing", rig.gpus.plan.name, 1)
     (container,) = pod["spec"]["containers"]
     pod["spec"]["initContainers"] = [{**container, "name": "prepare"}]
     pod["spec"]["containers"] = [{key: value for key, value in container.items() if key != "resources"}]
     await rig.bring(0, _CUSTOMERS, pod, is_waited_for=False)
-    async with asyncio.timeout(30):
-        while len(find_command("swingbus-gpu-preparing")) != 1:
-            await asyncio.sleep(0.2)
+    await _until_working(rig, 0, count=1)
 
     status = (await rig.driver.observe())[UNITS[0]]
 
     assert status.phase is WorkloadPhase.IDLE and status.holders == ()
+    assert len(rig.gpus.working_on(0)) == 1
 
 
 async def test_pod_that_ended_holds_nothing_though_its_object_stays(rig: RealPodRig) -> None:
