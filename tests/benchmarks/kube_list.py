@@ -24,6 +24,8 @@ from tests.fakes.kube_rig import GATE, connected
 
 GPU = "nvidia.com/gpu"
 AIM_US = 40.0  # a twelfth of what the official client's typed models cost
+# 0.03 CPU seconds for the raw bytes of 4,000 pods by the official client, 0.04 to decode the fields that we need by msgspec.
+BOUND_US = 1e6 * (0.03 + 0.04) / 4000
 
 
 def measure_kube_list(settings: Settings) -> list[Figure]:
@@ -36,10 +38,14 @@ def measure_kube_list(settings: Settings) -> list[Figure]:
             runs.append(1e6 * asyncio.run(_list_cpu_s(server, count)) / count)
     return [
         Figure(
-            name="kube_list",
+            name="kube_list_cpu_per_pod",
             unit=f"CPU us/pod ({count} pods)",
             runs=tuple(runs),
             aim=AIM_US,
+            bound=BOUND_US,
+            bound_source=(
+                "trials: 4,000 pods as raw bytes 0.03 CPU s + msgspec decode 0.04 CPU s; 12 fields, one list, no copy kept"
+            ),
             is_lower_better=True,
             asserted=("every pod is in the copy with its gate, its GPU and its node selector",),
             notes=(

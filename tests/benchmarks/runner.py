@@ -22,6 +22,7 @@ from tests.benchmarks.fanout import measure_fanout
 from tests.benchmarks.figure import Figure, WrongResult
 from tests.benchmarks.footprint import measure_asic_agent, measure_gpu_agent
 from tests.benchmarks.ingest import measure_ingest, measure_wire
+from tests.benchmarks.kube_list import measure_kube_list
 from tests.benchmarks.settings import Settings
 
 MEASURES: dict[str, Callable[[Settings], list[Figure]]] = {
@@ -29,10 +30,11 @@ MEASURES: dict[str, Callable[[Settings], list[Figure]]] = {
     "decisions": measure_decisions,
     "ingest": measure_ingest,
     "fanout": measure_fanout,
+    "kube-list": measure_kube_list,
     "agent-gpu": measure_gpu_agent,
     "agent-asic": measure_asic_agent,
 }
-_PACKAGES = ("grpcio", "protobuf", "numpy", "pyasic-rs", "nvidia-ml-py", "structlog", "psutil")
+_PACKAGES = ("grpcio", "protobuf", "numpy", "msgspec", "kubernetes", "pyasic-rs", "nvidia-ml-py", "structlog", "psutil")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,9 +28,10 @@ from tests.benchmarks.runner import main
         ),
         (["ingest"], {"ingest"}),
         (["fanout"], {"fanout_p99"}),
+        (["kube-list"], {"kube_list_cpu_per_pod"}),
         (["agent-gpu"], {"agent_gpu_pss", "agent_gpu_alone", "agent_gpu_cpu"}),
     ],
-    ids=["pure", "ingest", "fanout", "agent"],
+    ids=["pure", "ingest", "fanout", "kube_list", "agent"],
 )
 def test_quick_bench_asserts_and_writes_its_figures(tmp_path: Path, only: list[str], names: set[str]) -> None:
     """A short run of real processes ends without a wrong result and leaves a file with every figure."""
