@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS evidence (kind TEXT NOT NULL, key TEXT NOT NULL, at_u
   PRIMARY KEY (kind, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS evidence_by_time ON evidence (kind, at_unix_s);
 """
-_INSERT = "INSERT OR REPLACE INTO batches VALUES (?,?,?,?,?,?,?,?)"
+_INSERT = "INSERT INTO batches VALUES (?,?,?,?,?,?,?,?)"
 _ADD_METER = """
 INSERT INTO meter_intervals VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
   covered_s = covered_s + excluded.covered_s, weighted_ws = weighted_ws + excluded.weighted_ws,
@@ -143,6 +143,7 @@ class SqliteTelemetry:
                         if spool.stored.covers(batch.first_sequence, batch.sequence):
                             repeated_count += 1
                             continue
+                        self._delete([(key,)])
                     db.execute(
                         _INSERT,
                         (
@@ -157,7 +158,7 @@ class SqliteTelemetry:
                         ),
                     )
                     if batch.first_sequence < batch.sequence:
-                        db.execute("INSERT OR REPLACE INTO means VALUES (?,?)", (key, batch.first_sequence))
+                        db.execute("INSERT INTO means VALUES (?,?)", (key, batch.first_sequence))
                     stored_count += 1
                     spool.add(batch)
                     _add_points(batch, meters, banks)
@@ -202,14 +203,17 @@ class SqliteTelemetry:
             gone = [row for row in oldest if row[0] not in kept]
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.executemany("DELETE FROM batches WHERE id = ?", gone)
-                self._db.executemany("DELETE FROM means WHERE id = ?", gone)
+                self._delete(gone)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
         return len(gone)
+
+    def _delete(self, keys: Sequence[tuple[int]]) -> None:
+        self._db.executemany("DELETE FROM batches WHERE id = ?", keys)
+        self._db.executemany("DELETE FROM means WHERE id = ?", keys)
 
     def _newest_key(self, spool_id: int) -> int | None:
         # Not from the set of numbers: the newest of those may have been closed without a batch.
