@@ -51,6 +51,14 @@ class Meanwhile:
     action: Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """Does as asked, after a while, and says so after another: what is done may be told too late to be heard."""
+
+    before_s: float = 0.0
+    after_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class WatchFault:
     """Goes wrong in a watch after `after_events` good lines.
@@ -66,7 +74,7 @@ class WatchFault:
     then: str = "close"
 
 
-Fault = Refuse | Html | Redirect | Hang | CutBody | Reply | Meanwhile | WatchFault
+Fault = Refuse | Html | Redirect | Hang | CutBody | Reply | Meanwhile | Late | WatchFault
 
 
 @dataclass

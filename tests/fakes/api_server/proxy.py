@@ -1,6 +1,6 @@
 """A proxy before a real API server that does wrong what it is told to: the same faults as the fake's, on real answers.
 
-It shows its own certificate and takes no credentials; to the server behind it speaks as the kubeconfig's user.
+It shows its own certificate. To the server behind it speaks as the kubeconfig's user, or, told to, with the token that it was shown.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ import aiohttp
 from aiohttp import web
 
 from swingbus_controller.adapters.kubernetes.access import load_kubeconfig
-from tests.fakes.api_server.faults import CutBody, FaultPlan, WatchFault
+from tests.fakes.api_server.faults import CutBody, FaultPlan, Late, WatchFault
 from tests.fakes.api_server.server import cut_short, place_of, refuse, strike, verb_of
 from tests.fakes.api_server.store import Refusal
 
 
 @dataclass
 class FaultProxy:
-    """Start with `async with`; `url` and `ca_path` are what a client needs."""
+    """Start with `async with`; `url` and `ca_path` are what a client needs.
+
+    `is_passing_tokens`: who asks is who the server sees; else no credentials are looked at.
+    """
 
     folder: Path
     certificates: tuple[Path, Path, Path]
     kubeconfig: Path
     faults: FaultPlan = field(default_factory=FaultPlan)
+    is_passing_tokens: bool = False
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -46,7 +50,8 @@ class FaultProxy:
     async def __aenter__(self) -> Self:
         configuration = (await load_kubeconfig(self.kubeconfig)).configuration
         behind = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-        behind.load_cert_chain(configuration.cert_file, configuration.key_file)
+        if not self.is_passing_tokens:  # the server would believe the certificate first
+            behind.load_cert_chain(configuration.cert_file, configuration.key_file)
         self._host = configuration.host
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=behind), timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
@@ -75,21 +80,27 @@ class FaultProxy:
                 return struck
             if verb == "watch":
                 return await self._watch(request, fault if isinstance(fault, WatchFault) else None)
-            headers = {"Content-Type": request.content_type, "Accept": "application/json"}
+            headers = {"Content-Type": request.content_type, **self._headers(request)}
             async with self._session.request(
                 request.method, self._host + request.raw_path, data=await request.read(), headers=headers
             ) as told:
                 body = await told.read()
                 if isinstance(fault, CutBody):
                     return await cut_short(request, body)
+                if isinstance(fault, Late):
+                    await asyncio.sleep(fault.after_s)
                 return web.Response(body=body, status=told.status, content_type=told.content_type)
         except Refusal as refusal:
             return refuse(refusal)
 
+    def _headers(self, request: web.Request) -> dict[str, str]:
+        shown = {"Authorization": request.headers.get("Authorization", "")} if self.is_passing_tokens else {}
+        return {"Accept": "application/json", **shown}
+
     async def _watch(self, request: web.Request, fault: WatchFault | None) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         ends = self._ends
-        async with self._session.get(self._host + request.raw_path, headers={"Accept": "application/json"}) as told:
+        async with self._session.get(self._host + request.raw_path, headers=self._headers(request)) as told:
             await response.prepare(request)
             reading = asyncio.create_task(self._forward(request, response, told, fault))
             ended = asyncio.create_task(ends.wait())

@@ -18,6 +18,7 @@ from tests.fakes.api_server.faults import (
     FaultPlan,
     Hang,
     Html,
+    Late,
     Meanwhile,
     Redirect,
     Refuse,
@@ -128,6 +129,8 @@ class FakeApiServer:
                 await self.watches.serve(request, watch, place[0], place[1], wrong)
                 return watch
             code, result = self._do(request, verb, place, subresource, body)
+            if isinstance(fault, Late):
+                await asyncio.sleep(fault.after_s)
             if isinstance(fault, CutBody):
                 return await cut_short(request, json.dumps(result).encode())
             return web.json_response(result, status=code)
@@ -265,6 +268,8 @@ async def strike(fault: Fault | None) -> web.Response | None:
             await asyncio.sleep(3600)
         case Meanwhile(action):
             action()
+        case Late(before_s=before_s):
+            await asyncio.sleep(before_s)
         case Reply(raw):
             return web.Response(body=raw, content_type="application/json")
     return None

@@ -10,6 +10,7 @@ name takes over without waiting.
 from __future__ import annotations
 
 import asyncio
+import math
 
 import msgspec
 
@@ -111,7 +112,7 @@ class LeaseHolding:
 
     async def _claim(self, lease: Lease | None) -> None:
         began_s = self._clock.boottime_s()
-        kept = await self._put(lease, holder=self._identity, duration_s=int(self._terms.duration_s))
+        kept = await self._put(lease, holder=self._identity, duration_s=math.ceil(self._terms.duration_s))
         self._lease = kept
         if kept is None:  # somebody was faster; who, the next read tells
             return
