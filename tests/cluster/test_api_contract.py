@@ -9,6 +9,7 @@ import pytest
 
 from swingbus_sim.cluster.processes import run
 from swingbus_sim.cluster.up import Cluster
+from tests.cluster.etcd import Etcd
 from tests.contract import test_kubernetes_api as suite
 from tests.contract.test_kubernetes_api import Rig, on_cluster
 
@@ -33,4 +34,5 @@ def cluster_with_pools(cluster: Cluster) -> Iterator[Cluster]:
 async def rig(cluster_with_pools: Cluster) -> AsyncIterator[Rig]:
     """Return a namespace on the real API server, in place of the fake."""
     async with on_cluster(cluster_with_pools.kubeconfig) as made:
+        made.compact = Etcd(cluster_with_pools).compact
         yield made

@@ -18,6 +18,7 @@ from swingbus_sim.cluster.certificates import Pair
 from swingbus_sim.cluster.layout import layout
 from swingbus_sim.cluster.processes import Processes, wait_until
 from swingbus_sim.cluster.up import Cluster, bring_up, find_cluster, take_down
+from tests.cluster.etcd import Etcd
 from tests.cluster.leftovers import listening, processes_below
 
 pytestmark = pytest.mark.cluster
@@ -48,7 +49,8 @@ def test_strangers_are_refused(cluster: Cluster) -> None:
     admin = Pair(certificates / "admin.crt", certificates / "admin.key")
     for port in etcd_ports:
         with pytest.raises(Unreachable):
-            Api(host="127.0.0.1", port=port, authority=certificates / "etcd.crt", user=admin).get("/health")
+            Api(host="127.0.0.1", port=port, authority=certificates / "etcd-authority.crt", user=admin).get("/health")
+    assert Etcd(cluster).revision() > 0, "with the API server's it answers, so it was the certificate that was refused"
 
     with pytest.raises(Forbidden, match="kwok"):
         api_as(cluster, "kwok").get("/api/v1/secrets")

@@ -46,3 +46,19 @@ def pod_body(
             **spec,
         },
     }
+
+
+def event_body(namespace: str, name: str) -> dict[str, Any]:
+    """Return an event about a pod that nobody knows, which both API servers take."""
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace},
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "example.com/test",
+        "reportingInstance": "test-0",
+        "action": "Try",
+        "reason": "Tried",
+        "type": "Normal",
+        "regarding": {"kind": "Pod", "namespace": namespace, "name": "none"},
+    }

@@ -66,7 +66,8 @@ def make_keys(layout: Layout, *, address: str) -> Keys:
     """Make the authorities and the control plane's own certificates."""
     folder = layout.certificates
     authority = Authority(folder, name="cluster")
-    etcd_authority = Authority(folder, name="etcd")
+    # Not etcd's own name: where issuer and subject are called the same, OpenSSL takes a certificate for a self-signed one.
+    etcd_authority = Authority(folder, name="etcd-authority")
     names = (
         "kubernetes",
         "kubernetes.default",

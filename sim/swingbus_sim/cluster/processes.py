@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swingbus.faults import NotFound, TimedOut, WrongState
 
@@ -145,16 +146,24 @@ class Processes:
             name: as it was started.
             enter: where, if the namespace that it was in is gone.
         """
-        try:
-            wanted = json.loads((self._commands / name).read_text())
-        except FileNotFoundError:
-            raise NotFound(f"{name} was never started in {self._commands.parent}") from None
+        wanted = self._wanted(name)
         return self.start(
             name,
             wanted["command"],
             enter=wanted["enter"] if enter is None else enter,
             environment=wanted["environment"],
         )
+
+    def command(self, name: str) -> tuple[str, ...]:
+        """Return what one was started with, whether it runs or not: its flags say where it listens."""
+        return tuple(self._wanted(name)["command"])
+
+    def _wanted(self, name: str) -> dict[str, Any]:
+        try:
+            wanted: dict[str, Any] = json.loads((self._commands / name).read_text())
+        except FileNotFoundError:
+            raise NotFound(f"{name} was never started in {self._commands.parent}") from None
+        return wanted
 
     def names(self) -> tuple[str, ...]:
         """Return all that were started and not ended by us, whether they still run or not."""
