@@ -9,15 +9,18 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from swingbus.faults import NotFound, OverBudget
 from swingbus_sim.cluster.layout import Layout, layout
+from swingbus_sim.cluster.processes import run
 from swingbus_sim.cluster.requirements import install_packages, missing_for_nodes
 from swingbus_sim.cluster.tools import CONTROL, NODES, ToolSet, ensure_tools
 from swingbus_sim.cluster.up import Cluster, bring_up, take_down
 
+_CHART = Path(__file__).parents[2] / "charts" / "swingbus"
 KWOK_NODES = 3
 REAL_NODES = 2
 _BUILD_TIMEOUT_S = 1800
@@ -74,6 +77,17 @@ def real_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
             yield bring_up(place, real_node_count=REAL_NODES, kwok_node_count=KWOK_NODES, say=say)
         finally:
             take_down(place, say=say)
+
+
+@pytest.fixture(scope="module")
+def cluster_with_pools(cluster: Cluster) -> Iterator[Cluster]:
+    """Return the cluster with our definition, taken from the chart."""
+    helm = str(cluster.tools.path("helm"))
+    definition = run((helm, "template", "x", str(_CHART), "--show-only", "templates/crd-capacitypools.yaml"))
+    cluster.kubectl("apply", "-f", "-", input_text=definition)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/capacitypools.swingbus.io")
+    yield cluster
+    cluster.kubectl("delete", "crd", "capacitypools.swingbus.io")
 
 
 @contextmanager

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
-from swingbus_sim.cluster.processes import run
 from swingbus_sim.cluster.up import Cluster
 from tests.cluster.etcd import Etcd
 from tests.contract import test_kubernetes_api as suite
@@ -16,18 +14,6 @@ from tests.contract.test_kubernetes_api import Rig, on_cluster
 pytestmark = pytest.mark.cluster
 # Every test of the suite is collected here again, with the fixture below.
 globals().update({name: test for name, test in vars(suite).items() if name.startswith("test_")})
-_CHART = Path(__file__).parents[2] / "charts" / "swingbus"
-
-
-@pytest.fixture(scope="module")
-def cluster_with_pools(cluster: Cluster) -> Iterator[Cluster]:
-    """Return the cluster with our definition, taken from the chart."""
-    helm = str(cluster.tools.path("helm"))
-    definition = run((helm, "template", "x", str(_CHART), "--show-only", "templates/crd-capacitypools.yaml"))
-    cluster.kubectl("apply", "-f", "-", input_text=definition)
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/capacitypools.swingbus.io")
-    yield cluster
-    cluster.kubectl("delete", "crd", "capacitypools.swingbus.io")
 
 
 @pytest.fixture

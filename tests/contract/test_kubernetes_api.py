@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from swingbus.clock import SystemClock
 from swingbus.faults import Forbidden, HistoryCompacted, InvalidInput, NotFound, StaleRevision, WrongState
 from swingbus_controller.adapters.kubernetes.access import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.answers import decode, fault_of
@@ -96,7 +97,7 @@ class Rig:
 
     @property
     def writer(self) -> Writer:
-        return Writer(self.api, Open())
+        return Writer(self.api, Open(), SystemClock())
 
     async def make(self, resource: Resource, body: dict[str, Any], *, is_namespaced: bool = True) -> bytes:
         """Create an object."""
@@ -472,7 +473,7 @@ async def test_an_event_of_a_flip_is_told_once(rig: Rig) -> None:
 async def test_without_a_permit_nothing_is_sent(rig: Rig) -> None:
     """A controller that lost its lease reads on, and writes nothing."""
     pod = await rig.make_pod("p", gates=(GATE,))
-    shut = Writer(rig.api, Shut())
+    shut = Writer(rig.api, Shut(), SystemClock())
     with pytest.raises(WrongState, match="does not hold the lease"):
         await lift_gate(shut, pod, gate=GATE, node_selector={}, annotations={})
     with pytest.raises(WrongState):

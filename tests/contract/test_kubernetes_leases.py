@@ -200,7 +200,7 @@ async def test_a_lost_permission_ends_the_permit(rig: LeaseRig) -> None:
             await until(lambda: holding.left_s() <= 0)
             assert "grant the verb 'update' on 'leases'" in holding.last_trouble
             with pytest.raises(WrongState):
-                await Writer(api, holding).send(
+                await Writer(api, holding, CLOCK).send(
                     ApiCall(verb="delete", resource=PODS, namespace=rig.namespace, name="p")
                 )
             await rig.allow()
@@ -236,6 +236,27 @@ async def test_a_renewal_that_is_told_too_late_gives_no_permit(rig: LeaseRig) ->
         await holding.try_once()
         assert CLOCK.boottime_s() + holding.left_s() > until_s
         assert holding.last_trouble == ""
+
+
+async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(rig: LeaseRig) -> None:
+    """Nothing is asked before; the permit ends all the same, and then it goes on."""
+    async with rig.connect() as api:
+        holding = rig.holding(api, "c-0")
+        running = asyncio.create_task(holding.run())
+        try:
+            await holding.wait_held()
+            rig.faults.next("update", Refuse(Refusal(429, "TooManyRequests", "busy", retry_after_s=3)))
+            await until(lambda: not rig.faults.coming["update"])
+            refused_s = CLOCK.boottime_s()
+            rig.faults.next("get", Late())  # taken by whatever is asked next
+            await until(lambda: holding.left_s() <= 0)
+            assert CLOCK.boottime_s() - refused_s <= TERMS.renew_within_s
+            await until(lambda: not rig.faults.coming["get"])
+            assert CLOCK.boottime_s() - refused_s >= 2.9
+            await until(lambda: holding.left_s() > 0)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
 
 
 @pytest.mark.slow

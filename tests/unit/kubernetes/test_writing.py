@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from swingbus.clock import SystemClock
 from swingbus.faults import WrongState
 from swingbus_controller.adapters.kubernetes.answers import Answer, ByteStream
 from swingbus_controller.adapters.kubernetes.pod_writes import Accepted, BudgetBlocked, PodLife, evict_pod
@@ -48,7 +49,7 @@ class Permit:
 async def test_a_write_waits_no_longer_than_its_permit() -> None:
     """What is still on its way when the permit ends is given up."""
     api = OneAnswer(Answer(code=200, body=b"{}"))
-    assert await evict_pod(Writer(api, Permit(3.5)), LIFE) == Accepted()
+    assert await evict_pod(Writer(api, Permit(3.5), SystemClock()), LIFE) == Accepted()
     assert [limit_s for _, limit_s in api.asked] == [3.5]
 
 
@@ -57,7 +58,9 @@ async def test_without_a_permit_nothing_leaves(seconds: float) -> None:
     """Also at the very moment at which it ends; the refusal says whose lease to look at."""
     api = OneAnswer(Answer(code=200, body=b"{}"))
     with pytest.raises(WrongState, match="does not hold the lease") as seen:
-        await Writer(api, Permit(seconds)).send(ApiCall(verb="delete", resource=PODS, namespace="ns", name="p"))
+        await Writer(api, Permit(seconds), SystemClock()).send(
+            ApiCall(verb="delete", resource=PODS, namespace="ns", name="p")
+        )
     assert seen.value.reason == "NO_WRITE_PERMIT"
     assert api.asked == []
 
@@ -68,7 +71,9 @@ async def test_a_budget_that_is_still_counted_is_blocked_with_its_wait() -> None
         b'{"kind":"Status","code":429,"reason":"TooManyRequests","details":{"retryAfterSeconds":10,"causes":'
         b'[{"reason":"DisruptionBudget","message":"The disruption budget web is still being processed by the server."}]}}'
     )
-    blocked = await evict_pod(Writer(OneAnswer(Answer(code=429, body=body)), Permit(9.0)), LIFE)
+    api = OneAnswer(Answer(code=429, body=body))
+    writer = Writer(api, Permit(9.0), SystemClock())
+    blocked = await evict_pod(writer, LIFE)
     assert isinstance(blocked, BudgetBlocked)
     assert (blocked.budget, blocked.needed_count, blocked.healthy_count, blocked.retry_after_s) == (
         "web",
@@ -76,6 +81,8 @@ async def test_a_budget_that_is_still_counted_is_blocked_with_its_wait() -> None
         None,
         10.0,
     )
+    await evict_pod(writer, LIFE)
+    assert len(api.asked) == 2, "that wait is this pod's, not the server's"
 
 
 def test_a_lease_is_over_only_when_we_saw_it_unchanged_for_its_time() -> None:

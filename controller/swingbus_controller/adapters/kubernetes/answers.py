@@ -30,6 +30,7 @@ from swingbus_controller.adapters.kubernetes.resources import ApiCall
 T = TypeVar("T")
 _SHOWN_CHARACTERS = 300
 RETRY_AFTER_AT_MOST_S = 300.0
+BLOCKED_BY_BUDGET = "DisruptionBudget"
 _STATUS = msgspec.json.Decoder(Status)
 
 
@@ -92,6 +93,23 @@ def retry_after_s(header: str | None) -> float | None:
     return min(float(header), RETRY_AFTER_AT_MOST_S)
 
 
+def is_blocked_by_budget(status: Status) -> bool:
+    """Return whether a refusal is about one pod's PodDisruptionBudget, not about the server."""
+    return any(cause.reason == BLOCKED_BY_BUDGET for cause in status.details.causes)
+
+
+def asked_wait_s(answer: Answer) -> float:
+    """Return for how long the server asks to be left alone, 0 if it does not. A budget's wait is about one pod only."""
+    if answer.code != 429 and answer.code < 500:
+        return 0.0
+    status = answer.status
+    return 0.0 if is_blocked_by_budget(status) else _retry_after_s(answer, status)
+
+
+def _retry_after_s(answer: Answer, status: Status) -> float:
+    return answer.retry_after_s or min(max(0.0, float(status.details.retry_after_seconds)), RETRY_AFTER_AT_MOST_S)
+
+
 def decode(answer: Answer, decoder: msgspec.json.Decoder[T], call: ApiCall) -> T:
     """Return the object in a good answer, raise the fault of any other."""
     if not answer.is_ok:
@@ -135,7 +153,7 @@ def fault_of(answer: Answer, call: ApiCall) -> SwingbusError:
         case 410:
             return HistoryCompacted(f"{message}; list again", metadata=facts)
         case 429:
-            wait_s = answer.retry_after_s or float(min(status.details.retry_after_seconds, int(RETRY_AFTER_AT_MOST_S)))
+            wait_s = _retry_after_s(answer, status)
             return OverBudget(
                 f"{message}; the API server asks to wait {wait_s:g} s",
                 reason="THROTTLED",
@@ -148,6 +166,8 @@ def fault_of(answer: Answer, call: ApiCall) -> SwingbusError:
         case code if 400 <= code < 500:
             return InvalidInput(f"{message}; this call can never succeed as it is", metadata=facts)
         case code if code >= 500:
+            if wait_s := _retry_after_s(answer, status):
+                facts["retry_after_s"] = f"{wait_s:g}"
             return Unreachable(f"{message}; it may or may not have been done: read before trying again", metadata=facts)
         case _:
             return not_an_api_server(call, f"HTTP {answer.code}")

@@ -37,7 +37,7 @@ class LeaseHolding:
         self._terms = terms or LeaseTerms()
         self._lease: Lease | None = None
         self._seen: SeenLease | None = None
-        self._until_s = float("-inf")
+        self._until_s = self._ask_at_s = float("-inf")
         self._held = asyncio.Event()
         self._log = get_logger().bind(lease=f"{namespace}/{name}")
         self.last_trouble = ""
@@ -58,7 +58,9 @@ class LeaseHolding:
     async def run(self) -> None:
         """Compete and renew until cancelled; call `release` afterwards."""
         while True:
-            await self.try_once()
+            # A server that asked to be left alone is; the permit does not wait for it.
+            if self._clock.boottime_s() >= self._ask_at_s:
+                await self.try_once()
             if self._held.is_set() and self.left_s() <= 0:
                 self._drop("the lease was not renewed in time")
             await self._clock.sleep(self._terms.retry_s)
@@ -71,6 +73,8 @@ class LeaseHolding:
             self.last_trouble = ""
         except (SwingbusError, TimeoutError) as fault:
             self._lease = None  # read it anew
+            if isinstance(fault, SwingbusError):
+                self._ask_at_s = self._clock.boottime_s() + float(fault.metadata.get("retry_after_s", "0"))
             self.last_trouble = str(fault) or TimedOut.default_reason
             self._log.warning("lease_try_failed", message=self.last_trouble, left_s=round(self.left_s(), 1))
 

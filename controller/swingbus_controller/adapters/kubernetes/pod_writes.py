@@ -15,13 +15,12 @@ from typing import Any
 import msgspec
 
 from swingbus.faults import StaleRevision
-from swingbus_controller.adapters.kubernetes.answers import Answer, decode, fault_of, shorten
+from swingbus_controller.adapters.kubernetes.answers import BLOCKED_BY_BUDGET, Answer, decode, fault_of, shorten
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.resources import JSON_PATCH, PODS, ApiCall
 from swingbus_controller.adapters.kubernetes.writing import Writer
 
 _POD = msgspec.json.Decoder(Pod)
-_BLOCKED_BY_BUDGET = "DisruptionBudget"
 _SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
 _BUDGET_NAME = re.compile(r"disruption budget (\S+) ")
 _BUDGET_COUNTS = re.compile(r"needs (\d+) healthy pods and has (\d+) currently")
@@ -189,7 +188,7 @@ async def evict_pod(
     if answer.is_ok:
         return Accepted()
     status = answer.status
-    causes = [cause.message for cause in status.details.causes if cause.reason == _BLOCKED_BY_BUDGET]
+    causes = [cause.message for cause in status.details.causes if cause.reason == BLOCKED_BY_BUDGET]
     if answer.code == 429 and causes:
         return _blocked(causes[0], answer)
     if answer.code == 500 and _SEVERAL_BUDGETS in status.message:
