@@ -169,11 +169,11 @@ async def test_a_renewal_of_an_old_revision_gives_no_permit(rig: LeaseRig) -> No
         await holding.try_once()
         until_s = CLOCK.boottime_s() + holding.left_s()
         await rig.annotate("1")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         await holding.try_once()
-        assert CLOCK.boottime_s() + holding.left_s() == pytest.approx(until_s, abs=0.05)
+        assert CLOCK.boottime_s() + holding.left_s() == pytest.approx(until_s, abs=0.2)
         await holding.try_once()
-        assert CLOCK.boottime_s() + holding.left_s() > until_s + 0.1
+        assert CLOCK.boottime_s() + holding.left_s() > until_s + 0.3
 
 
 async def test_of_two_that_ask_at_once_one_gets_it(rig: LeaseRig) -> None:
@@ -232,7 +232,7 @@ async def test_a_renewal_that_is_told_too_late_gives_no_permit(rig: LeaseRig) ->
         rig.faults.next("update", Late(after_s=1.5))
         await holding.try_once()
         assert (await rig.lease()).revision != before.revision, "the server did it"
-        assert CLOCK.boottime_s() + holding.left_s() == pytest.approx(until_s, abs=0.05)
+        assert CLOCK.boottime_s() + holding.left_s() == pytest.approx(until_s, abs=0.2)
         await holding.try_once()
         assert CLOCK.boottime_s() + holding.left_s() > until_s
         assert holding.last_trouble == ""
