@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 
 from swingbus.quantities import format_power
-from swingbus_controller.domain.bank import ceiling_w, idle_w
-from swingbus_controller.domain.limits import lowest_limit_w
-from swingbus_controller.domain.plan import Authority
-from swingbus_controller.domain.sitefile import SiteFile
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.power.bank import ceiling_w, idle_w
+from swingbus_controller.domain.power.limits import lowest_limit_w
+from swingbus_controller.domain.site.sitefile import SiteFile
 from swingbus_controller.settings import Configuration
 
 

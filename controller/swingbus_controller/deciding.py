@@ -17,11 +17,11 @@ from swingbus_controller.api.capacity_service import CapacityService
 from swingbus_controller.app.commands import Commands
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.showing import LedgerView
-from swingbus_controller.domain.budget_events import JournalTrust
-from swingbus_controller.domain.market import MarketView
-from swingbus_controller.domain.plan import Authority
+from swingbus_controller.domain.planning.market import MarketView
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.power.budget_events import JournalTrust
+from swingbus_controller.domain.site.sitefile import SiteFile
 from swingbus_controller.domain.site_state import SiteState
-from swingbus_controller.domain.sitefile import SiteFile
 from swingbus_controller.ports.journal import Journal
 
 _ORDER = (Authority.OBSERVE, Authority.ADVISE, Authority.CONTROL)

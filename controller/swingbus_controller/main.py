@@ -54,9 +54,9 @@ from swingbus_controller.app.rebuild import rebuild
 from swingbus_controller.app.recorder import Recorder
 from swingbus_controller.app.watching import watch_fleet
 from swingbus_controller.checking import describe
-from swingbus_controller.domain.fleet import Fleet
-from swingbus_controller.domain.market import MarketBook
-from swingbus_controller.domain.plan import Authority
+from swingbus_controller.domain.fleet.fleet import Fleet
+from swingbus_controller.domain.planning.market import MarketBook
+from swingbus_controller.domain.planning.plan import Authority
 from swingbus_controller.pki_commands import mount as mount_pki
 from swingbus_controller.settings import Configuration, load_configuration
 

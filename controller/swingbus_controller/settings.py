@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from swingbus.faults import InvalidInput, NotFound
-from swingbus_controller.domain.sitefile import SiteFile
-from swingbus_controller.domain.sitefile_parser import parse_site
-from swingbus_controller.domain.strict_table import Faults, StrictTable
+from swingbus_controller.domain.site.sitefile import SiteFile
+from swingbus_controller.domain.site.sitefile_parser import parse_site
+from swingbus_controller.domain.site.strict_table import Faults, StrictTable
 
 MAX_FILE_BYTES = 4_000_000
 # Environment name of each setting of [controller]; flags of the command line win over these.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from swingbus_controller.domain.admission import admit
-from swingbus_controller.domain.planner import plan
+from swingbus_controller.domain.flips.admission import admit
+from swingbus_controller.domain.planning.planner import plan
 from tests.benchmarks.figure import Figure, check
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.wide_site import WideSite

@@ -28,8 +28,8 @@ from swingbus_controller.adapters.pki import CertificateAuthority
 from swingbus_controller.adapters.pki_records import DenyListFile
 from swingbus_controller.api import codec
 from swingbus_controller.api.link_service import AgentLinkService
-from swingbus_controller.domain.fleet import Fleet
-from swingbus_controller.domain.orders import (
+from swingbus_controller.domain.fleet.fleet import Fleet
+from swingbus_controller.domain.fleet.orders import (
     AdoptOrder,
     AgentOrder,
     AgentReport,

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from swingbus_controller.app.engine import SiteEngine
-from swingbus_controller.domain import orders
-from swingbus_controller.domain.budget_events import JournalTrust
-from swingbus_controller.domain.frames import BatchFrame, MeterFrame
-from swingbus_controller.domain.limits import Limit
-from swingbus_controller.domain.market import MarketView
+from swingbus_controller.domain.fleet import orders
+from swingbus_controller.domain.fleet.frames import BatchFrame, MeterFrame
+from swingbus_controller.domain.planning.market import MarketView
+from swingbus_controller.domain.power.budget_events import JournalTrust
+from swingbus_controller.domain.power.limits import Limit
 from swingbus_controller.domain.site_state import SiteState
 from swingbus_controller.settings import load_configuration
 from tests.benchmarks.sites import wide_site

@@ -20,7 +20,7 @@ from swingbus_controller.adapters.kubernetes.connection import ApiConnection, Co
 from swingbus_controller.adapters.kubernetes.listwatch import ListWatch
 from swingbus_controller.adapters.kubernetes.objects import KubeObject
 from swingbus_controller.adapters.kubernetes.resources import EVENTS, PODS, Resource
-from swingbus_controller.domain.mirror import Gone, Key, Seen
+from swingbus_controller.domain.cluster.mirror import Gone, Key, Seen
 from swingbus_sim.cluster.up import Cluster
 from tests.cluster.etcd import Etcd
 from tests.cluster.test_listwatch_faults import DEADLINE_S, NO_FAULT, SETTINGS

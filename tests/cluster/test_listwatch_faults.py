@@ -19,7 +19,7 @@ from swingbus_controller.adapters.kubernetes.listwatch import ListWatch, ListWat
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.pod_writes import delete_pod
 from swingbus_controller.adapters.kubernetes.resources import PODS, ApiCall
-from swingbus_controller.domain.mirror import Gone, Key, Seen
+from swingbus_controller.domain.cluster.mirror import Gone, Key, Seen
 from swingbus_sim.cluster.up import Cluster
 from tests.contract.test_kubernetes_api import Rig, on_cluster
 from tests.fakes.api_server.certificates import write_certificates

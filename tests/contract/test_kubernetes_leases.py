@@ -23,7 +23,7 @@ from swingbus_controller.adapters.kubernetes.leases import LeaseHolding
 from swingbus_controller.adapters.kubernetes.own_objects import Lease
 from swingbus_controller.adapters.kubernetes.resources import LEASES, MERGE_PATCH, PODS, ApiCall
 from swingbus_controller.adapters.kubernetes.writing import Writer
-from swingbus_controller.domain.lease_term import LeaseTerms
+from swingbus_controller.domain.cluster.lease_term import LeaseTerms
 from tests.fakes.api_server.certificates import write_certificates
 from tests.fakes.api_server.faults import CutBody, FaultPlan, Hang, Late, Refuse
 from tests.fakes.api_server.server import TOKEN, FakeApiServer

@@ -16,7 +16,7 @@ from swingbus_controller import main as program
 from swingbus_controller.app import engine as engine_module
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.recording import Recorder
-from swingbus_controller.domain.budget_events import EvidenceWindow, GroupSettled, SettledGrant
+from swingbus_controller.domain.power.budget_events import EvidenceWindow, GroupSettled, SettledGrant
 from swingbus_controller.ports.journal import JournalEntry
 
 JOURNAL_LAG_S = 4.0

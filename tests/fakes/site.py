@@ -22,10 +22,8 @@ from swingbus.faults import WrongState
 from swingbus_controller.app.commands import Commands, Order
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.deciding import Deciding, build_deciding
-from swingbus_controller.domain import orders
-from swingbus_controller.domain.curtailment import Curtailment
-from swingbus_controller.domain.flip import Flip, Phase
-from swingbus_controller.domain.frames import (
+from swingbus_controller.domain.fleet import orders
+from swingbus_controller.domain.fleet.frames import (
     AgentInventory,
     BankFrame,
     BankInventory,
@@ -33,13 +31,15 @@ from swingbus_controller.domain.frames import (
     DeviceSpec,
     MeterFrame,
 )
-from swingbus_controller.domain.market import MarketView, Quote
-from swingbus_controller.domain.orders import Mode
-from swingbus_controller.domain.plan import Authority
+from swingbus_controller.domain.fleet.orders import Mode
+from swingbus_controller.domain.flips.flip import Flip, Phase
+from swingbus_controller.domain.planning.market import MarketView, Quote
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.site.curtailment import Curtailment
+from swingbus_controller.domain.site.sitefile import SiteBank, SiteFile
+from swingbus_controller.domain.site.sitefile_parser import parse_site
+from swingbus_controller.domain.site.strict_table import Faults, StrictTable
 from swingbus_controller.domain.site_state import SiteState
-from swingbus_controller.domain.sitefile import SiteBank, SiteFile
-from swingbus_controller.domain.sitefile_parser import parse_site
-from swingbus_controller.domain.strict_table import Faults, StrictTable
 from swingbus_controller.ports.journal import Journal, JournaledEntry, JournalEntry
 
 UNIX_ZERO_S = 1_795_435_200.0

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swingbus_controller.app.recording import BUDGET_KINDS
-from swingbus_controller.domain.curtailment import CurtailmentState
-from swingbus_controller.domain.fleet import ACCUSATIONS, Liveness
-from swingbus_controller.domain.flip import Phase
+from swingbus_controller.domain.fleet.fleet import ACCUSATIONS, Liveness
+from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.site.curtailment import CurtailmentState
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "log-events.md"

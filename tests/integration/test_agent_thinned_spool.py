@@ -32,7 +32,7 @@ from swingbus_agent.domain.orders import AgentReport
 from swingbus_agent.domain.readings import Inventory, Round
 from swingbus_agent.domain.spool_policy import Acknowledged, Bounds
 from swingbus_agent.ports.link import Acknowledgement, ControlSession, TelemetryHello, TelemetrySession, Welcome
-from swingbus_controller.domain.sequences import MAX_RANGES
+from swingbus_controller.domain.fleet.sequences import MAX_RANGES
 from swingbus_controller.main import Controller
 from tests.fakes.controllers import SITE, TestSite
 

@@ -20,7 +20,7 @@ from swingbus.rpc.channel import open_channel
 from swingbus.rpc.roles import Role
 from swingbus.rpc.status import faults_raised
 from swingbus_controller.adapters.pki import CertificateAuthority
-from swingbus_controller.domain.flip import Phase
+from swingbus_controller.domain.flips.flip import Phase
 from tests.fakes.authority import issue, make_authority, serving
 from tests.fakes.site import VirtualSite, make_site, settled_site
 

@@ -27,8 +27,8 @@ from swingbus_controller.api.codec import desired_hash
 from swingbus_controller.api.link_service import AgentLinkService
 from swingbus_controller.app.ingest import Ingest, IngestSettings
 from swingbus_controller.app.recorder import Recorder
-from swingbus_controller.domain.fleet import Fleet
-from swingbus_controller.domain.orders import (
+from swingbus_controller.domain.fleet.fleet import Fleet
+from swingbus_controller.domain.fleet.orders import (
     AdoptOrder,
     AgentOrder,
     AgentReport,

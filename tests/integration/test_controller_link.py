@@ -17,7 +17,7 @@ from swingbus.link.v1alpha import agent_link_service_pb2 as pb2
 from swingbus.link.v1alpha import agent_link_service_pb2_grpc, link_pb2
 from swingbus.rpc.roles import Role
 from swingbus.rpc.status import fault_from_rpc_error
-from swingbus_controller.domain.sequences import MAX_RANGES
+from swingbus_controller.domain.fleet.sequences import MAX_RANGES
 from tests.fakes.controllers import SITE, TestSite
 from tests.fakes.link_agent import LinkAgent, make_batch, make_inventory
 

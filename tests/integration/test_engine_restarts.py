@@ -9,9 +9,9 @@ import pytest
 
 from swingbus.faults import WrongState
 from swingbus_controller.adapters.storage.journal import SqliteJournal
-from swingbus_controller.domain.curtailment import CurtailmentState
-from swingbus_controller.domain.flip import Phase
-from swingbus_controller.domain.orders import Mode
+from swingbus_controller.domain.fleet.orders import Mode
+from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.site.curtailment import CurtailmentState
 from swingbus_controller.ports.journal import JournalEntry
 from tests.fakes.site import JournalFile, MemoryJournal, VirtualSite, settled_site
 

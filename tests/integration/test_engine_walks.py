@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from swingbus_controller.domain.flip import Phase
+from swingbus_controller.domain.flips.flip import Phase
 from tests.fakes.site import BOOTTIME_ZERO_S, Crashed, VirtualSite, make_site, settled_site
 
 WALK_S = 400

@@ -16,7 +16,7 @@ from swingbus_controller.adapters.kubernetes.connection import ConnectionSetting
 from swingbus_controller.adapters.kubernetes.listwatch import ListWatch, ListWatchSettings
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.resources import PODS
-from swingbus_controller.domain.mirror import Change, Gone, Key, Seen
+from swingbus_controller.domain.cluster.mirror import Change, Gone, Key, Seen
 from tests.fakes.api_server.certificates import write_certificates
 from tests.fakes.api_server.faults import CutBody, Hang, Html, Meanwhile, Redirect, Refuse, Reply, WatchFault
 from tests.fakes.api_server.server import TOKEN, FakeApiServer

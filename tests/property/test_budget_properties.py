@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from swingbus_agent.domain.governor import GovernedBank, Governor, GovernorSettings
 from swingbus_agent.domain.grant import BankGrant, Desired, SafeShareStep
-from swingbus_controller.domain.budget import Ledger
-from swingbus_controller.domain.budget_events import BudgetEvent, GrantIssued, GrantKind, from_record, to_record
-from swingbus_controller.domain.decisions import GrowthConditions, decide_cover, decide_grow, decide_shrink
-from swingbus_controller.domain.protocol import ProtocolSettings
-from swingbus_controller.domain.ramp import RampBucket
-from swingbus_controller.domain.settle import TOLERANCE_W
-from swingbus_controller.domain.uncontrolled import UncontrolledLoad
+from swingbus_controller.domain.power.budget import Ledger
+from swingbus_controller.domain.power.budget_events import BudgetEvent, GrantIssued, GrantKind, from_record, to_record
+from swingbus_controller.domain.power.decisions import GrowthConditions, decide_cover, decide_grow, decide_shrink
+from swingbus_controller.domain.power.protocol import ProtocolSettings
+from swingbus_controller.domain.power.ramp import RampBucket
+from swingbus_controller.domain.power.settle import TOLERANCE_W
+from swingbus_controller.domain.power.uncontrolled import UncontrolledLoad
 from tests.prove.world import World
 from tests.unit.budget.site import SETTINGS, SiteDriver, make_bank, make_tree
 

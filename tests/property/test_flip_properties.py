@@ -8,8 +8,8 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingbus_controller.domain.boot_axis import BootAxis, axis_at
-from swingbus_controller.domain.flip import (
+from swingbus_controller.domain.flips.boot_axis import BootAxis, axis_at
+from swingbus_controller.domain.flips.flip import (
     Direction,
     Flip,
     InvalidTransition,
@@ -22,7 +22,7 @@ from swingbus_controller.domain.flip import (
     recover,
     step,
 )
-from swingbus_controller.domain.flip_events import (
+from swingbus_controller.domain.flips.flip_events import (
     Applied,
     Begun,
     Cancelled,
@@ -38,8 +38,8 @@ from swingbus_controller.domain.flip_events import (
     WorkloadFailed,
     WorkloadReady,
 )
-from swingbus_controller.domain.points import WORKING_MODES, DeviceKind, Mode, OperatingPoint
-from swingbus_controller.domain.policy import FlipTimes
+from swingbus_controller.domain.planning.points import WORKING_MODES, DeviceKind, Mode, OperatingPoint
+from swingbus_controller.domain.planning.policy import FlipTimes
 
 BOOT = BootAxis(boot_id="b1", zero_unix_s=1.7e9)
 POINTS = (

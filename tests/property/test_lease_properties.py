@@ -16,7 +16,7 @@ from swingbus.faults import InvalidInput, Unreachable
 from swingbus_controller.adapters.kubernetes.answers import Answer, ByteStream
 from swingbus_controller.adapters.kubernetes.leases import LeaseHolding
 from swingbus_controller.adapters.kubernetes.resources import ApiCall
-from swingbus_controller.domain.lease_term import LeaseTerms
+from swingbus_controller.domain.cluster.lease_term import LeaseTerms
 from tests.fakes.api_server.store import Place, Refusal, Store
 from tests.fakes.virtual_time import LoopClock, in_virtual_time
 

@@ -19,8 +19,8 @@ from swingbus_controller.adapters.kubernetes.lines import LineSplitter
 from swingbus_controller.adapters.kubernetes.listwatch import ListWatch, ListWatchSettings
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.resources import PODS, ApiCall
-from swingbus_controller.domain.mirror import Change, Gone, Key, Mirror, PendingChanges, Seen
-from swingbus_controller.domain.watch_course import (
+from swingbus_controller.domain.cluster.mirror import Change, Gone, Key, Mirror, PendingChanges, Seen
+from swingbus_controller.domain.cluster.watch_course import (
     Course,
     CourseEvent,
     ListFailed,

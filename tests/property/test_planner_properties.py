@@ -9,10 +9,10 @@ from typing import TypeVar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingbus_controller.domain.admission import admit
-from swingbus_controller.domain.market import MarketView
-from swingbus_controller.domain.packing import EPSILON_W, Headroom
-from swingbus_controller.domain.plan import (
+from swingbus_controller.domain.flips.admission import admit
+from swingbus_controller.domain.planning.market import MarketView
+from swingbus_controller.domain.planning.packing import EPSILON_W, Headroom
+from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
     Availability,
     BankView,
@@ -23,8 +23,8 @@ from swingbus_controller.domain.plan import (
     Reason,
     Transit,
 )
-from swingbus_controller.domain.planner import bank_claim_w, dwell_left_s, plan
-from swingbus_controller.domain.points import DeviceKind
+from swingbus_controller.domain.planning.planner import bank_claim_w, dwell_left_s, plan
+from swingbus_controller.domain.planning.points import DeviceKind
 from tests.unit.planner.sites import H100, NOW_S, POLICY, S19J, S21, make_market, make_view
 
 T = TypeVar("T")

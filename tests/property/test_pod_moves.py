@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingbus_controller.domain.pod_moves import (
+from swingbus_controller.domain.cluster.pod_moves import (
     DeleteMiner,
     EvictPod,
     LiftGate,
@@ -22,7 +22,7 @@ from swingbus_controller.domain.pod_moves import (
     UnitWish,
     pod_moves,
 )
-from swingbus_controller.domain.points import Mode
+from swingbus_controller.domain.planning.points import Mode
 
 TENANTS = (Mode.MINING, Mode.INFERENCE, Mode.STANDBY)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingbus_controller.domain.evidence import MeterHistory
-from swingbus_controller.domain.protocol import ProtocolSettings
-from swingbus_controller.domain.reports import MeterWindow
-from swingbus_controller.domain.tree import MeterSpec
-from swingbus_controller.domain.uncontrolled import LoadWatch
+from swingbus_controller.domain.power.evidence import MeterHistory
+from swingbus_controller.domain.power.protocol import ProtocolSettings
+from swingbus_controller.domain.power.reports import MeterWindow
+from swingbus_controller.domain.power.tree import MeterSpec
+from swingbus_controller.domain.power.uncontrolled import LoadWatch
 
 WINDOW_S = 60.0
 MAX_W, STEP_W = 100_000.0, 500.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from swingbus_agent.domain.governor import GovernedBank, Governor, GovernorReport, GovernorSettings
 from swingbus_agent.domain.grant import Desired, DurableState, MarkerLog
-from swingbus_controller.domain.reports import Applied, BankReport, MeterWindow
+from swingbus_controller.domain.power.reports import Applied, BankReport, MeterWindow
 from tests.prove.site import CEILING_W, HOST_W, READERS, REST_W, STEP_S, WRITE_MAX_S, Bank, Meter, Write
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import random
 from typing import TYPE_CHECKING
 
 from swingbus_agent.domain.grant import BankGrant, Desired
-from swingbus_controller.domain.bank import BankSpec, BankState, CountingFactors, DeviceKind
-from swingbus_controller.domain.budget import Hearing, Ledger
-from swingbus_controller.domain.budget_events import (
+from swingbus_controller.domain.power.bank import BankSpec, BankState, CountingFactors, DeviceKind
+from swingbus_controller.domain.power.budget import Hearing, Ledger
+from swingbus_controller.domain.power.budget_events import (
     BudgetEvent,
     ControllerStarted,
     GrantIssued,
@@ -19,7 +19,7 @@ from swingbus_controller.domain.budget_events import (
     JournalTrust,
     LimitSet,
 )
-from swingbus_controller.domain.decisions import (
+from swingbus_controller.domain.power.decisions import (
     GrowthConditions,
     decide_adoption,
     decide_cover,
@@ -29,10 +29,10 @@ from swingbus_controller.domain.decisions import (
     decide_shrink,
     disturbance,
 )
-from swingbus_controller.domain.guard import ShedStep, exceeded_groups, guard
-from swingbus_controller.domain.limits import Limit
-from swingbus_controller.domain.protocol import ProtocolSettings
-from swingbus_controller.domain.tree import Feeder, MeterSpec, PowerTree
+from swingbus_controller.domain.power.guard import ShedStep, exceeded_groups, guard
+from swingbus_controller.domain.power.limits import Limit
+from swingbus_controller.domain.power.protocol import ProtocolSettings
+from swingbus_controller.domain.power.tree import Feeder, MeterSpec, PowerTree
 from tests.prove.agents import Report
 from tests.prove.site import CEILING_W, HOMES, HOST_W, LOSSES, PARENTS, READERS, REST_W, STEP_S, base_w
 

@@ -17,10 +17,10 @@ from types import MappingProxyType
 
 from swingbus_agent.domain.governor import Allowance, Governor, Outcome, Verdict
 from swingbus_agent.domain.grant import BankGrant, Desired, DurableState, safe_share_w
-from swingbus_controller.domain.budget import Ledger
-from swingbus_controller.domain.budget_events import BudgetEvent, GrantIssued, GroupSettled, SettledGrant
-from swingbus_controller.domain.claims import Account
-from swingbus_controller.domain.settle import BankProof
+from swingbus_controller.domain.power.budget import Ledger
+from swingbus_controller.domain.power.budget_events import BudgetEvent, GrantIssued, GroupSettled, SettledGrant
+from swingbus_controller.domain.power.claims import Account
+from swingbus_controller.domain.power.settle import BankProof
 from tests.prove.engine import Engine
 from tests.prove.world import Wrong
 

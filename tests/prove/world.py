@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from swingbus_agent.domain.governor import Governor
 from swingbus_agent.domain.grant import Desired, DurableGrant, DurableState
-from swingbus_controller.domain.budget_events import (
+from swingbus_controller.domain.power.budget_events import (
     BankAdopted,
     BudgetEvent,
     ControllerStarted,

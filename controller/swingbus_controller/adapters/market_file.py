@@ -36,7 +36,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from swingbus.faults import InvalidInput, NotFound
-from swingbus_controller.domain.market import (
+from swingbus_controller.domain.planning.market import (
     UNITS,
     Fallback,
     MarketBook,

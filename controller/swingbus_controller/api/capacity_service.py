@@ -24,14 +24,14 @@ from swingbus.rpc.caller import current_caller
 from swingbus_controller.api.codec import duration, timestamp, unix_s
 from swingbus_controller.app.commands import Commands, Order
 from swingbus_controller.app.engine import SiteEngine
-from swingbus_controller.domain.curtailment import OVER, Curtailment
-from swingbus_controller.domain.explain import explain, why_not
-from swingbus_controller.domain.flip import Flip
-from swingbus_controller.domain.flip import Phase as FlipPhase
-from swingbus_controller.domain.plan import Authority, Plan
-from swingbus_controller.domain.points import Mode
-from swingbus_controller.domain.reservation import CreditStep, Reservation
-from swingbus_controller.domain.settle import NotSettled
+from swingbus_controller.domain.flips.flip import Flip
+from swingbus_controller.domain.flips.flip import Phase as FlipPhase
+from swingbus_controller.domain.planning.explain import explain, why_not
+from swingbus_controller.domain.planning.plan import Authority, Plan
+from swingbus_controller.domain.planning.points import Mode
+from swingbus_controller.domain.power.settle import NotSettled
+from swingbus_controller.domain.site.curtailment import OVER, Curtailment
+from swingbus_controller.domain.site.reservation import CreditStep, Reservation
 
 MODES: dict[Mode, link_pb2.Mode] = {
     Mode.MINING: link_pb2.MODE_MINING,

@@ -21,8 +21,8 @@ from swingbus.faults import InvalidInput
 from swingbus.link.v1alpha import agent_link_service_pb2 as link_service_pb2
 from swingbus.link.v1alpha import link_pb2
 from swingbus.names import escape_device, parse_id
-from swingbus_controller.domain.fleet import Newest
-from swingbus_controller.domain.frames import (
+from swingbus_controller.domain.fleet.fleet import Newest
+from swingbus_controller.domain.fleet.frames import (
     AgentInventory,
     BankFrame,
     BankInventory,
@@ -33,7 +33,7 @@ from swingbus_controller.domain.frames import (
     MeterInventory,
     PointSpec,
 )
-from swingbus_controller.domain.orders import (
+from swingbus_controller.domain.fleet.orders import (
     AdoptOrder,
     AgentOrder,
     AgentReport,
@@ -46,7 +46,7 @@ from swingbus_controller.domain.orders import (
     UnitWorkload,
     Urgency,
 )
-from swingbus_controller.domain.sequences import MAX_SEQUENCE
+from swingbus_controller.domain.fleet.sequences import MAX_SEQUENCE
 
 MAX_BANKS = 256
 MAX_DEVICES = 20_000

@@ -19,10 +19,16 @@ from swingbus.names import AgentName, BankName, DeviceName, FeederName, SiteName
 from swingbus_controller.api.codec import timestamp, unix_s
 from swingbus_controller.api.fleet_views import FleetViews, event_to_proto
 from swingbus_controller.api.paging import check_page_size, cut_page, read_token, write_token
-from swingbus_controller.domain.fleet import AgentView, BankView, Fleet
-from swingbus_controller.domain.intervals import INTERVAL_S, BankInterval, MeterTotals, neighbours, register_energy_j
-from swingbus_controller.domain.sequences import parse_ranges
-from swingbus_controller.domain.sitefile import SiteBank
+from swingbus_controller.domain.fleet.fleet import AgentView, BankView, Fleet
+from swingbus_controller.domain.fleet.intervals import (
+    INTERVAL_S,
+    BankInterval,
+    MeterTotals,
+    neighbours,
+    register_energy_j,
+)
+from swingbus_controller.domain.fleet.sequences import parse_ranges
+from swingbus_controller.domain.site.sitefile import SiteBank
 from swingbus_controller.ports.event_log import EventLog
 from swingbus_controller.ports.telemetry_store import TelemetryArchive
 

@@ -15,12 +15,12 @@ from swingbus.fleet.v1alpha import fleet_pb2
 from swingbus.link.v1alpha import link_pb2
 from swingbus.names import AgentName, BankName, DeviceName, FeederName, SiteName
 from swingbus_controller.api.codec import duration, timestamp
-from swingbus_controller.domain.bank import ceiling_w
-from swingbus_controller.domain.fleet import AgentView, BankView, Fleet, Liveness
-from swingbus_controller.domain.frames import DeviceSpec
-from swingbus_controller.domain.limits import Limit, lowest_limit_w
-from swingbus_controller.domain.plan import Authority
-from swingbus_controller.domain.sitefile import SiteBank
+from swingbus_controller.domain.fleet.fleet import AgentView, BankView, Fleet, Liveness
+from swingbus_controller.domain.fleet.frames import DeviceSpec
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.power.bank import ceiling_w
+from swingbus_controller.domain.power.limits import Limit, lowest_limit_w
+from swingbus_controller.domain.site.sitefile import SiteBank
 from swingbus_controller.ports.budget_view import BudgetView
 from swingbus_controller.ports.journal import JournaledEntry
 

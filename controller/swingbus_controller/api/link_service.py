@@ -27,8 +27,8 @@ from swingbus.logs import get_logger
 from swingbus.rpc.caller import Caller, current_caller
 from swingbus_controller.api import codec
 from swingbus_controller.app.ingest import Hello, Ingest, TelemetrySession
-from swingbus_controller.domain.fleet import Fleet, Newest
-from swingbus_controller.domain.frames import AgentInventory, BatchFrame
+from swingbus_controller.domain.fleet.fleet import Fleet, Newest
+from swingbus_controller.domain.fleet.frames import AgentInventory, BatchFrame
 from swingbus_controller.ports.control import ControlPlane
 from swingbus_controller.ports.telemetry_store import LastBatch
 

@@ -16,17 +16,17 @@ from swingbus.faults import AlreadyExists, Forbidden, InvalidInput, NotFound, Ov
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.protecting import free_devices, shed_steps
 from swingbus_controller.app.recording import bank_subject
-from swingbus_controller.domain.bank import BankState
-from swingbus_controller.domain.boot_axis import axis_at
-from swingbus_controller.domain.budget_events import LimitRemoved
-from swingbus_controller.domain.curtailment import OVER, Curtailment, CurtailmentState
-from swingbus_controller.domain.directives import Answered, Lockout, Pin
-from swingbus_controller.domain.flip import Flip, InvalidTransition, new_flip
-from swingbus_controller.domain.limits import Limit
-from swingbus_controller.domain.placement import BankModel, Holdings, needed_w
-from swingbus_controller.domain.plan import Authority
-from swingbus_controller.domain.points import DeviceKind, Mode, OperatingPoint
-from swingbus_controller.domain.reservation import FirmBank, FirmFeeder, Reservation, check_acceptance
+from swingbus_controller.domain.flips.boot_axis import axis_at
+from swingbus_controller.domain.flips.flip import Flip, InvalidTransition, new_flip
+from swingbus_controller.domain.flips.placement import BankModel, Holdings, needed_w
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.planning.points import DeviceKind, Mode, OperatingPoint
+from swingbus_controller.domain.power.bank import BankState
+from swingbus_controller.domain.power.budget_events import LimitRemoved
+from swingbus_controller.domain.power.limits import Limit
+from swingbus_controller.domain.site.curtailment import OVER, Curtailment, CurtailmentState
+from swingbus_controller.domain.site.directives import Answered, Lockout, Pin
+from swingbus_controller.domain.site.reservation import FirmBank, FirmFeeder, Reservation, check_acceptance
 from swingbus_controller.domain.site_state import payload
 from swingbus_controller.ports.journal import JournalEntry
 

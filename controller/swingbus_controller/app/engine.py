@@ -29,11 +29,17 @@ from swingbus_controller.app.protecting import (
 )
 from swingbus_controller.app.recording import Recorder, bank_subject
 from swingbus_controller.app.sensing import Senses, ledger_report
-from swingbus_controller.domain import orders
-from swingbus_controller.domain.admission import Admission
-from swingbus_controller.domain.boot_axis import axis_at
-from swingbus_controller.domain.budget import Hearing
-from swingbus_controller.domain.budget_events import (
+from swingbus_controller.domain.fleet import orders
+from swingbus_controller.domain.fleet.frames import AgentInventory, BatchFrame
+from swingbus_controller.domain.flips.admission import Admission
+from swingbus_controller.domain.flips.boot_axis import axis_at
+from swingbus_controller.domain.flips.flip import WattState
+from swingbus_controller.domain.flips.flip import rebased as rebased_flip
+from swingbus_controller.domain.flips.placement import Holdings, adopt, needed_w, resting_w
+from swingbus_controller.domain.planning.market import MarketView
+from swingbus_controller.domain.planning.plan import Authority, Plan
+from swingbus_controller.domain.power.budget import Hearing
+from swingbus_controller.domain.power.budget_events import (
     ControllerStarted,
     GrantIssued,
     GrantKind,
@@ -42,8 +48,7 @@ from swingbus_controller.domain.budget_events import (
     LimitRemoved,
     LimitSet,
 )
-from swingbus_controller.domain.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
-from swingbus_controller.domain.decisions import (
+from swingbus_controller.domain.power.decisions import (
     COVERING,
     decide_adoption,
     decide_cover,
@@ -52,17 +57,12 @@ from swingbus_controller.domain.decisions import (
     decide_shrink,
     shows_newer_grant,
 )
-from swingbus_controller.domain.directives import Lockout
-from swingbus_controller.domain.flip import WattState
-from swingbus_controller.domain.flip import rebased as rebased_flip
-from swingbus_controller.domain.frames import AgentInventory, BatchFrame
-from swingbus_controller.domain.guard import exceeded_groups, guard
-from swingbus_controller.domain.limits import Limit
-from swingbus_controller.domain.market import MarketView
-from swingbus_controller.domain.placement import Holdings, adopt, needed_w, resting_w
-from swingbus_controller.domain.plan import Authority, Plan
-from swingbus_controller.domain.reports import Marker
-from swingbus_controller.domain.settle import NotSettled, SettleReason
+from swingbus_controller.domain.power.guard import exceeded_groups, guard
+from swingbus_controller.domain.power.limits import Limit
+from swingbus_controller.domain.power.reports import Marker
+from swingbus_controller.domain.power.settle import NotSettled, SettleReason
+from swingbus_controller.domain.site.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
+from swingbus_controller.domain.site.directives import Lockout
 from swingbus_controller.domain.site_state import SiteState, payload
 from swingbus_controller.ports.journal import Journal, JournalEntry
 

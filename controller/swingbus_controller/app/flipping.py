@@ -9,17 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from swingbus_controller.app.ordering import OrderBook
 from swingbus_controller.app.recording import Recorder
-from swingbus_controller.domain import orders
-from swingbus_controller.domain.bank import BankState
-from swingbus_controller.domain.budget_events import GrantIssued
-from swingbus_controller.domain.decisions import (
-    COVERING,
-    GrowthConditions,
-    RefusalReason,
-    decide_grow,
-    decide_shrink,
-)
-from swingbus_controller.domain.flip import (
+from swingbus_controller.domain.fleet import orders
+from swingbus_controller.domain.flips.flip import (
     Flip,
     InvalidTransition,
     Observation,
@@ -29,10 +20,19 @@ from swingbus_controller.domain.flip import (
     recover,
     step,
 )
-from swingbus_controller.domain.flip_events import Begun, Cancelled, FlipEvent, PhaseTimedOut, WattsHeld
-from swingbus_controller.domain.flip_evidence import DeviceRows, Sighting, evidence_for, followers_count
-from swingbus_controller.domain.placement import ORDER_MODES, BankModel, charged_w, finish, needed_w
-from swingbus_controller.domain.points import WORKING_MODES, DeviceKind, Mode
+from swingbus_controller.domain.flips.flip_events import Begun, Cancelled, FlipEvent, PhaseTimedOut, WattsHeld
+from swingbus_controller.domain.flips.flip_evidence import DeviceRows, Sighting, evidence_for, followers_count
+from swingbus_controller.domain.flips.placement import ORDER_MODES, BankModel, charged_w, finish, needed_w
+from swingbus_controller.domain.planning.points import WORKING_MODES, DeviceKind, Mode
+from swingbus_controller.domain.power.bank import BankState
+from swingbus_controller.domain.power.budget_events import GrantIssued
+from swingbus_controller.domain.power.decisions import (
+    COVERING,
+    GrowthConditions,
+    RefusalReason,
+    decide_grow,
+    decide_shrink,
+)
 from swingbus_controller.domain.site_state import SiteState, payload
 from swingbus_controller.ports.journal import JournalEntry
 

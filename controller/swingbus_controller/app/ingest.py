@@ -18,10 +18,10 @@ from swingbus.logs import get_logger
 from swingbus.names import AgentName, DeviceName
 from swingbus_controller.app.recorder import Recorder
 from swingbus_controller.app.sums import Columns, columns_of, quiet_numbers, read_bank, restarted_rows, uptimes
-from swingbus_controller.domain.fleet import BankReading, Fleet, Liveness, Newest
-from swingbus_controller.domain.frames import AgentInventory, BatchFrame, DeviceEvent
-from swingbus_controller.domain.intervals import BankPoint, MeterPoint
-from swingbus_controller.domain.sequences import MAX_RANGES, MAX_SEQUENCE, SequenceSet
+from swingbus_controller.domain.fleet.fleet import BankReading, Fleet, Liveness, Newest
+from swingbus_controller.domain.fleet.frames import AgentInventory, BatchFrame, DeviceEvent
+from swingbus_controller.domain.fleet.intervals import BankPoint, MeterPoint
+from swingbus_controller.domain.fleet.sequences import MAX_RANGES, MAX_SEQUENCE, SequenceSet
 from swingbus_controller.ports.control import FrameSink
 from swingbus_controller.ports.telemetry_store import BatchRecord, TelemetryStore
 

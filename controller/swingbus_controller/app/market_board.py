@@ -13,9 +13,9 @@ from decimal import Decimal, InvalidOperation
 
 from swingbus.clock import Clock
 from swingbus.faults import AlreadyExists, InvalidInput
-from swingbus_controller.domain.market import Fallback, MarketBook, MarketView, Signal, SignalKey, SignalKind
-from swingbus_controller.domain.sitefile import MarketPlace
-from swingbus_controller.domain.sitefile_parser import is_signal_name
+from swingbus_controller.domain.planning.market import Fallback, MarketBook, MarketView, Signal, SignalKey, SignalKind
+from swingbus_controller.domain.site.sitefile import MarketPlace
+from swingbus_controller.domain.site.sitefile_parser import is_signal_name
 from swingbus_controller.ports.event_log import EventLog
 from swingbus_controller.ports.journal import Journal, JournalEntry
 

@@ -11,12 +11,12 @@ import math
 from collections.abc import Sequence
 
 from swingbus_controller.app.recording import Recorder, bank_subject
-from swingbus_controller.domain import orders
-from swingbus_controller.domain.accusing import GapWatch
-from swingbus_controller.domain.budget_events import GroupExceeded
-from swingbus_controller.domain.placement import ORDER_MODES
-from swingbus_controller.domain.points import WORKING_MODES, DeviceKind, Mode
-from swingbus_controller.domain.reports import MeterWindow
+from swingbus_controller.domain.fleet import orders
+from swingbus_controller.domain.fleet.accusing import GapWatch
+from swingbus_controller.domain.flips.placement import ORDER_MODES
+from swingbus_controller.domain.planning.points import WORKING_MODES, DeviceKind, Mode
+from swingbus_controller.domain.power.budget_events import GroupExceeded
+from swingbus_controller.domain.power.reports import MeterWindow
 from swingbus_controller.domain.site_state import SiteState
 
 WORDS = {"ignored": "ignored_write", "self_woke": "self_woke"}

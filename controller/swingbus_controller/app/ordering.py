@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import asyncio
 
-from swingbus_controller.domain.budget_events import GrantKind
-from swingbus_controller.domain.orders import AdoptOrder, AgentOrder, BankOrder, PointOrder, SafeShareStep, Urgency
-from swingbus_controller.domain.placement import BankModel, counting, point_orders
+from swingbus_controller.domain.fleet.orders import (
+    AdoptOrder,
+    AgentOrder,
+    BankOrder,
+    PointOrder,
+    SafeShareStep,
+    Urgency,
+)
+from swingbus_controller.domain.flips.placement import BankModel, counting, point_orders
+from swingbus_controller.domain.power.budget_events import GrantKind
 from swingbus_controller.domain.site_state import SiteState
 
 

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from swingbus_controller.domain.admission import Admission, admit, flip_of
-from swingbus_controller.domain.bank import BankState
-from swingbus_controller.domain.boot_axis import axis_at
-from swingbus_controller.domain.flip import Direction, Flip, Phase, WattState, step
-from swingbus_controller.domain.flip_events import Begun
-from swingbus_controller.domain.limits import Limit, lowest_limit_w
-from swingbus_controller.domain.market import MarketView
-from swingbus_controller.domain.outcome import claim_fixed
-from swingbus_controller.domain.packing import EPSILON_W, Headroom
-from swingbus_controller.domain.placement import BankModel, Holdings, stuck_counts
-from swingbus_controller.domain.plan import (
+from swingbus_controller.domain.flips.admission import Admission, admit, flip_of
+from swingbus_controller.domain.flips.boot_axis import axis_at
+from swingbus_controller.domain.flips.flip import Direction, Flip, Phase, WattState, step
+from swingbus_controller.domain.flips.flip_events import Begun
+from swingbus_controller.domain.flips.placement import BankModel, Holdings, stuck_counts
+from swingbus_controller.domain.planning.market import MarketView
+from swingbus_controller.domain.planning.outcome import claim_fixed
+from swingbus_controller.domain.planning.packing import EPSILON_W, Headroom
+from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
     Authority,
     Availability,
@@ -28,9 +26,11 @@ from swingbus_controller.domain.plan import (
     PlanView,
     Transit,
 )
-from swingbus_controller.domain.planner import plan
-from swingbus_controller.domain.points import DeviceKind, Mode
-from swingbus_controller.domain.reservation import needs_at
+from swingbus_controller.domain.planning.planner import plan
+from swingbus_controller.domain.planning.points import DeviceKind, Mode
+from swingbus_controller.domain.power.bank import BankState
+from swingbus_controller.domain.power.limits import Limit, lowest_limit_w
+from swingbus_controller.domain.site.reservation import needs_at
 from swingbus_controller.domain.site_state import SiteState
 
 # A limit that comes within this time is planned for: a shed with its evidence takes about so long.

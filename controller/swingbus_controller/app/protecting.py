@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from swingbus_controller.domain.boot_axis import axis_at
-from swingbus_controller.domain.flip import Direction, Flip, WattState, new_flip
-from swingbus_controller.domain.guard import ShedStep
-from swingbus_controller.domain.placement import BankModel, Holdings, charged_w, needed_w, stuck_counts
-from swingbus_controller.domain.points import DeviceKind, Mode, OperatingPoint
+from swingbus_controller.domain.flips.boot_axis import axis_at
+from swingbus_controller.domain.flips.flip import Direction, Flip, WattState, new_flip
+from swingbus_controller.domain.flips.placement import BankModel, Holdings, charged_w, needed_w, stuck_counts
+from swingbus_controller.domain.planning.points import DeviceKind, Mode, OperatingPoint
+from swingbus_controller.domain.power.guard import ShedStep
 from swingbus_controller.domain.site_state import SiteState
 
 TOLERANCE_W = 1.0

@@ -11,8 +11,8 @@ from swingbus.faults import SwingbusError
 from swingbus.logs import get_logger
 from swingbus.names import DeviceName, parse_name
 from swingbus_controller.app.sums import columns_of, read_bank
-from swingbus_controller.domain.fleet import ACCUSATIONS, Fleet
-from swingbus_controller.domain.frames import AgentInventory, BatchFrame
+from swingbus_controller.domain.fleet.fleet import ACCUSATIONS, Fleet
+from swingbus_controller.domain.fleet.frames import AgentInventory, BatchFrame
 from swingbus_controller.ports.journal import Journal
 from swingbus_controller.ports.telemetry_store import LastBatch, TelemetryArchive
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from swingbus.clock import Clock
-from swingbus_controller.domain.budget_events import BudgetEvent, GrantIssued, GroupExceeded, GroupSettled
-from swingbus_controller.domain.directives import Lockout
+from swingbus_controller.domain.power.budget_events import BudgetEvent, GrantIssued, GroupExceeded, GroupSettled
+from swingbus_controller.domain.site.directives import Lockout
 from swingbus_controller.domain.site_state import SiteState, budget_payload, payload
 from swingbus_controller.ports.journal import Journal, JournalEntry
 

@@ -10,15 +10,16 @@ from collections import deque
 
 from swingbus_controller.app.naming import Accuser
 from swingbus_controller.app.recording import Recorder
-from swingbus_controller.domain import orders, reports
-from swingbus_controller.domain.curtailment import SeenWindow
-from swingbus_controller.domain.decisions import disturbance
-from swingbus_controller.domain.flip_evidence import DeviceRows
-from swingbus_controller.domain.frames import AgentInventory, BankInventory, BatchFrame
-from swingbus_controller.domain.observing import BlipWatch, WindowMaker, column
-from swingbus_controller.domain.plan import Authority
+from swingbus_controller.domain.fleet import orders
+from swingbus_controller.domain.fleet.frames import AgentInventory, BankInventory, BatchFrame
+from swingbus_controller.domain.fleet.observing import BlipWatch, WindowMaker, column
+from swingbus_controller.domain.flips.flip_evidence import DeviceRows
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.power import reports
+from swingbus_controller.domain.power.decisions import disturbance
+from swingbus_controller.domain.power.uncontrolled import LoadWatch
+from swingbus_controller.domain.site.curtailment import SeenWindow
 from swingbus_controller.domain.site_state import SiteState
-from swingbus_controller.domain.uncontrolled import LoadWatch
 
 KEPT_WINDOWS = 256
 

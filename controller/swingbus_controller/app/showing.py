@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swingbus_controller.app.engine import SiteEngine
-from swingbus_controller.domain.explain import explain
+from swingbus_controller.domain.planning.explain import explain
 from swingbus_controller.ports.budget_view import BankBudget, FeederBudget, SiteBudget
 
 

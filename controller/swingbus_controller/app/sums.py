@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from swingbus_controller.domain.fleet import BankReading
-from swingbus_controller.domain.frames import BankFrame, BankInventory
+from swingbus_controller.domain.fleet.fleet import BankReading
+from swingbus_controller.domain.fleet.frames import BankFrame, BankInventory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

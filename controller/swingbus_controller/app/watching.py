@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from swingbus.clock import Clock
-from swingbus_controller.domain.fleet import FeederReading, Fleet
+from swingbus_controller.domain.fleet.fleet import FeederReading, Fleet
 from swingbus_controller.ports.event_log import EventLog
 
 LOOK_EVERY_S = 5.0

@@ -11,16 +11,16 @@ from decimal import Decimal
 from typing import Any
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.budget import Ledger
-from swingbus_controller.domain.budget_events import BudgetEvent, from_record, to_record
-from swingbus_controller.domain.curtailment import OVER, Curtailment
-from swingbus_controller.domain.directives import Answered, Lockout, Pin
-from swingbus_controller.domain.flip import Flip
-from swingbus_controller.domain.placement import BankModel, Holdings, bank_model
-from swingbus_controller.domain.plan import Authority
-from swingbus_controller.domain.records import build, plain
-from swingbus_controller.domain.reservation import CreditStep, Reservation
-from swingbus_controller.domain.sitefile import SiteFile, SiteReservation
+from swingbus_controller.domain.flips.flip import Flip
+from swingbus_controller.domain.flips.placement import BankModel, Holdings, bank_model
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.power.budget import Ledger
+from swingbus_controller.domain.power.budget_events import BudgetEvent, from_record, to_record
+from swingbus_controller.domain.power.records import build, plain
+from swingbus_controller.domain.site.curtailment import OVER, Curtailment
+from swingbus_controller.domain.site.directives import Answered, Lockout, Pin
+from swingbus_controller.domain.site.reservation import CreditStep, Reservation
+from swingbus_controller.domain.site.sitefile import SiteFile, SiteReservation
 
 # Ended flips that stay in memory for `flip list`; the journal keeps all.
 KEPT_FLIPS = 2000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from swingbus_controller.domain.limits import Limit
-from swingbus_controller.domain.plan import Authority
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.power.limits import Limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

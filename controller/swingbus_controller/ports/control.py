@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from swingbus_controller.domain.frames import AgentInventory, BatchFrame
-from swingbus_controller.domain.orders import AdoptOrder, AgentOrder, AgentReport, RenewalReply
+from swingbus_controller.domain.fleet.frames import AgentInventory, BatchFrame
+from swingbus_controller.domain.fleet.orders import AdoptOrder, AgentOrder, AgentReport, RenewalReply
 
 
 class FrameSink(Protocol):

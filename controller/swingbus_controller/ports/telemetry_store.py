@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from swingbus_controller.domain.intervals import BankInterval, BankPoint, MeterPoint, MeterTotals
-from swingbus_controller.domain.sequences import SequenceSet
+from swingbus_controller.domain.fleet.intervals import BankInterval, BankPoint, MeterPoint, MeterTotals
+from swingbus_controller.domain.fleet.sequences import SequenceSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from swingbus_controller.domain.policy import FlipTimes
-from swingbus_controller.domain.protocol import ProtocolSettings
+from swingbus_controller.domain.planning.policy import FlipTimes
+from swingbus_controller.domain.power.protocol import ProtocolSettings
 from swingbus_sim.catalogue import ASIC_CLASSES, GPU_CLASSES
 from swingbus_sim.scenario import Scenario
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from swingbus_controller.domain.bank import BankSpec, CountingFactors, DeviceKind
-from swingbus_controller.domain.budget import Ledger
-from swingbus_controller.domain.budget_events import ControllerStarted, GrantIssued, JournalTrust
-from swingbus_controller.domain.decisions import decide_adoption, decide_regrant, decide_settle
-from swingbus_controller.domain.limits import Limit
-from swingbus_controller.domain.protocol import ProtocolSettings
-from swingbus_controller.domain.reports import Applied, BankReport, MeterWindow
-from swingbus_controller.domain.settle import NotSettled, SettleReason
-from swingbus_controller.domain.tree import Feeder, MeterSpec, PowerTree
+from swingbus_controller.domain.power.bank import BankSpec, CountingFactors, DeviceKind
+from swingbus_controller.domain.power.budget import Ledger
+from swingbus_controller.domain.power.budget_events import ControllerStarted, GrantIssued, JournalTrust
+from swingbus_controller.domain.power.decisions import decide_adoption, decide_regrant, decide_settle
+from swingbus_controller.domain.power.limits import Limit
+from swingbus_controller.domain.power.protocol import ProtocolSettings
+from swingbus_controller.domain.power.reports import Applied, BankReport, MeterWindow
+from swingbus_controller.domain.power.settle import NotSettled, SettleReason
+from swingbus_controller.domain.power.tree import Feeder, MeterSpec, PowerTree
 
 SETTINGS = ProtocolSettings(meter_error_ratio=0.0, margin_device_count=0, margin_device_ratio=0.0, reaction_s=0.0)
 

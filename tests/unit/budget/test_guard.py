@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from swingbus_controller.domain.bank import BankState
-from swingbus_controller.domain.budget_events import (
+from swingbus_controller.domain.power.bank import BankState
+from swingbus_controller.domain.power.budget_events import (
     ControllerStarted,
     GrantIssued,
     GroupExceeded,
     JournalTrust,
     LimitSet,
 )
-from swingbus_controller.domain.decisions import GrowthConditions, decide_grow
-from swingbus_controller.domain.guard import ShedStep, exceeded_groups, guard
-from swingbus_controller.domain.limits import Limit
+from swingbus_controller.domain.power.decisions import GrowthConditions, decide_grow
+from swingbus_controller.domain.power.guard import ShedStep, exceeded_groups, guard
+from swingbus_controller.domain.power.limits import Limit
 from tests.unit.budget.site import SiteDriver
 
 HELD = {"a": 100.0, "b": 100.0, "c": 100.0}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from swingbus.faults import WrongState
-from swingbus_controller.domain.bank import BankState
-from swingbus_controller.domain.budget import Hearing, Ledger
-from swingbus_controller.domain.budget_events import (
+from swingbus_controller.domain.power.bank import BankState
+from swingbus_controller.domain.power.budget import Hearing, Ledger
+from swingbus_controller.domain.power.budget_events import (
     BankIsolated,
     BankJoined,
     ControllerStarted,
@@ -18,7 +18,7 @@ from swingbus_controller.domain.budget_events import (
     LimitRemoved,
     LimitSet,
 )
-from swingbus_controller.domain.decisions import (
+from swingbus_controller.domain.power.decisions import (
     GrowthConditions,
     Refusal,
     RefusalReason,
@@ -28,7 +28,7 @@ from swingbus_controller.domain.decisions import (
     decide_shrink,
     disturbance,
 )
-from swingbus_controller.domain.limits import Limit
+from swingbus_controller.domain.power.limits import Limit
 from tests.unit.budget.site import SETTINGS, SiteDriver
 
 HELD = {"a": 100.0, "b": 100.0, "c": 100.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from swingbus_controller.domain.budget_events import (
+from swingbus_controller.domain.power.budget_events import (
     ControllerStarted,
     GrantIssued,
     GroupSettled,
@@ -12,8 +12,8 @@ from swingbus_controller.domain.budget_events import (
     from_record,
     to_record,
 )
-from swingbus_controller.domain.decisions import decide_settle, decide_shrink, disturbance
-from swingbus_controller.domain.settle import NotSettled, SettleReason
+from swingbus_controller.domain.power.decisions import decide_settle, decide_shrink, disturbance
+from swingbus_controller.domain.power.settle import NotSettled, SettleReason
 from tests.unit.budget.site import SiteDriver
 
 HELD = {"a": 100.0, "b": 100.0, "c": 100.0}

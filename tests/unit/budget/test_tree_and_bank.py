@@ -7,7 +7,7 @@ import math
 import pytest
 
 from swingbus.faults import InvalidInput, NotFound
-from swingbus_controller.domain.bank import (
+from swingbus_controller.domain.power.bank import (
     BankSpec,
     CountingFactors,
     DeviceKind,
@@ -17,8 +17,8 @@ from swingbus_controller.domain.bank import (
     grant_w,
     runnable_count,
 )
-from swingbus_controller.domain.limits import Limit, breaker_limit_w, lowest_limit_w
-from swingbus_controller.domain.tree import Feeder, MeterSpec, PowerTree
+from swingbus_controller.domain.power.limits import Limit, breaker_limit_w, lowest_limit_w
+from swingbus_controller.domain.power.tree import Feeder, MeterSpec, PowerTree
 
 
 def make_asics(**changes: float) -> BankSpec:

@@ -22,13 +22,13 @@ from swingbus_controller.app.ingest import Hello, Ingest, IngestSettings
 from swingbus_controller.app.recorder import Recorder
 from swingbus_controller.app.sums import columns_of, read_bank, restarted_rows
 from swingbus_controller.app.watching import look
-from swingbus_controller.domain.fleet import BankReading, Fleet, Liveness, Newest
-from swingbus_controller.domain.frames import AgentInventory, BankFrame, BatchFrame, MeterFrame
-from swingbus_controller.domain.meter_view import MeterView
-from swingbus_controller.domain.protocol import ProtocolSettings
-from swingbus_controller.domain.sequences import SequenceSet
-from swingbus_controller.domain.sitefile import SiteFile
-from swingbus_controller.domain.tree import MeterSpec
+from swingbus_controller.domain.fleet.fleet import BankReading, Fleet, Liveness, Newest
+from swingbus_controller.domain.fleet.frames import AgentInventory, BankFrame, BatchFrame, MeterFrame
+from swingbus_controller.domain.fleet.meter_view import MeterView
+from swingbus_controller.domain.fleet.sequences import SequenceSet
+from swingbus_controller.domain.power.protocol import ProtocolSettings
+from swingbus_controller.domain.power.tree import MeterSpec
+from swingbus_controller.domain.site.sitefile import SiteFile
 from swingbus_controller.ports.telemetry_store import BatchRecord, SpoolState, WriteOutcome
 from swingbus_controller.settings import load_configuration
 from tests.fakes.controllers import SITE

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.intervals import (
+from swingbus_controller.domain.fleet.intervals import (
     BankInterval,
     MeterPoint,
     MeterTotals,
@@ -18,7 +18,7 @@ from swingbus_controller.domain.intervals import (
     neighbours,
     register_energy_j,
 )
-from swingbus_controller.domain.sequences import SequenceSet, parse_ranges
+from swingbus_controller.domain.fleet.sequences import SequenceSet, parse_ranges
 
 
 @settings(max_examples=100, deadline=None)

@@ -9,8 +9,8 @@ import pytest
 
 from swingbus.faults import InvalidInput, NotFound
 from swingbus_controller.checking import describe, sum_of_ceilings_w
-from swingbus_controller.domain.bank import ceiling_w
-from swingbus_controller.domain.plan import Authority
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.power.bank import ceiling_w
 from swingbus_controller.settings import Configuration, load_configuration
 from tests.fakes.controllers import SITE
 

@@ -11,7 +11,7 @@ import pytest
 from swingbus.faults import HistoryCompacted, NotFound, SwingbusError, WrongState
 from swingbus_controller.adapters.storage.journal import SqliteJournal
 from swingbus_controller.adapters.storage.telemetry import SqliteTelemetry
-from swingbus_controller.domain.intervals import BankPoint, MeterPoint
+from swingbus_controller.domain.fleet.intervals import BankPoint, MeterPoint
 from swingbus_controller.main import open_storage
 from swingbus_controller.ports.journal import JournalEntry
 from swingbus_controller.ports.telemetry_store import BatchRecord

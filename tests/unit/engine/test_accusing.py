@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swingbus_controller.domain.accusing import GapWatch, Step
+from swingbus_controller.domain.fleet.accusing import GapWatch, Step
 
 
 def _feed(watch: GapWatch, pairs: list[tuple[float, float, float]]) -> list[Step]:

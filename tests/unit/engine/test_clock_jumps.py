@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from swingbus_controller.domain.flip import Flip, Phase
-from swingbus_controller.domain.points import Mode
+from swingbus_controller.domain.flips.flip import Flip, Phase
+from swingbus_controller.domain.planning.points import Mode
 from tests.fakes.site import UNIX_ZERO_S, VirtualSite, settled_site
 
 GPU = "gpu1/gpus"

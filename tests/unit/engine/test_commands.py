@@ -6,10 +6,10 @@ import pytest
 
 from swingbus.faults import AlreadyExists, Forbidden, InvalidInput, NotFound, OverBudget, WrongState
 from swingbus_controller.app.commands import Order
-from swingbus_controller.domain.flip import Phase
-from swingbus_controller.domain.orders import Mode as Wire
-from swingbus_controller.domain.plan import Authority
-from swingbus_controller.domain.points import Mode
+from swingbus_controller.domain.fleet.orders import Mode as Wire
+from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.planning.points import Mode
 from tests.fakes.site import BOOTTIME_ZERO_S, VirtualSite, make_site, settled_site
 
 GPU = "gpu1/gpus"

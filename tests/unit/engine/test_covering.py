@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from swingbus_controller.domain.bank import BankState
-from swingbus_controller.domain.flip import Phase
-from swingbus_controller.domain.orders import Mode
+from swingbus_controller.domain.fleet.orders import Mode
+from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.power.bank import BankState
 from tests.fakes.site import settled_site
 
 BANK = "edge1/asics"

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.budget_events import GrantKind
-from swingbus_controller.domain.flip import Phase
-from swingbus_controller.domain.orders import Mode
-from swingbus_controller.domain.placement import resting_w
+from swingbus_controller.domain.fleet.orders import Mode
+from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.flips.placement import resting_w
+from swingbus_controller.domain.power.budget_events import GrantKind
 from tests.fakes.site import JournalFile, VirtualSite, make_site, settled_site
 
 ASICS, GPU = "edge2/asics", "gpu1/gpus"

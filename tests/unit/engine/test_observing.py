@@ -7,8 +7,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swingbus_controller.domain.frames import MeterFrame
-from swingbus_controller.domain.observing import BlipWatch, WindowMaker
+from swingbus_controller.domain.fleet.frames import MeterFrame
+from swingbus_controller.domain.fleet.observing import BlipWatch, WindowMaker
 
 
 def _frame(

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from swingbus_controller.domain.bank import BankState
-from swingbus_controller.domain.curtailment import CurtailmentState
-from swingbus_controller.domain.flip import Phase
-from swingbus_controller.domain.orders import Mode
+from swingbus_controller.domain.fleet.orders import Mode
+from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.power.bank import BankState
+from swingbus_controller.domain.site.curtailment import CurtailmentState
 from tests.fakes.site import TrueLimit, VirtualSite, make_site, settled_site
 
 ASICS = ("edge1/asics", "edge2/asics")

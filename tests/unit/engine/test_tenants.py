@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from swingbus_controller.domain.flip import Direction, Phase
-from swingbus_controller.domain.orders import Mode
+from swingbus_controller.domain.fleet.orders import Mode
+from swingbus_controller.domain.flips.flip import Direction, Phase
 from tests.fakes.site import VirtualSite, make_site, settled_site
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from swingbus_controller.domain.orders import Mode
-from swingbus_controller.domain.sitefile import SiteFile
-from swingbus_controller.domain.tree import PowerTree
+from swingbus_controller.domain.fleet.orders import Mode
+from swingbus_controller.domain.power.tree import PowerTree
+from swingbus_controller.domain.site.sitefile import SiteFile
 from tests.fakes.site import HOUSE_W, VirtualSite, make_site, settled_site
 
 U_MAX_W, STEP_W, WINDOW_S = 50_000.0, 3000.0, 120.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.boot_axis import BootAxis, axis_at
-from swingbus_controller.domain.flip import (
+from swingbus_controller.domain.flips.boot_axis import BootAxis, axis_at
+from swingbus_controller.domain.flips.flip import (
     Direction,
     Flip,
     InvalidTransition,
@@ -20,7 +20,7 @@ from swingbus_controller.domain.flip import (
     recover,
     step,
 )
-from swingbus_controller.domain.flip_events import (
+from swingbus_controller.domain.flips.flip_events import (
     Applied,
     Begun,
     Cancelled,
@@ -41,9 +41,9 @@ from swingbus_controller.domain.flip_events import (
     WorkloadFailed,
     WorkloadReady,
 )
-from swingbus_controller.domain.points import DeviceKind, Mode, OperatingPoint
-from swingbus_controller.domain.policy import FlipTimes
-from swingbus_controller.domain.records import build, plain
+from swingbus_controller.domain.planning.points import DeviceKind, Mode, OperatingPoint
+from swingbus_controller.domain.planning.policy import FlipTimes
+from swingbus_controller.domain.power.records import build, plain
 
 BOOT = BootAxis(boot_id="b1", zero_unix_s=1_700_000_000.0)
 INFERENCE = OperatingPoint(name="inference", mode=Mode.INFERENCE, claim_w=750.0, draw_w=650.0, output=1.0)

@@ -14,7 +14,7 @@ from swingbus_controller.adapters.kubernetes.answers import Answer, ByteStream
 from swingbus_controller.adapters.kubernetes.pod_writes import Accepted, BudgetBlocked, PodLife, evict_pod
 from swingbus_controller.adapters.kubernetes.resources import PODS, ApiCall
 from swingbus_controller.adapters.kubernetes.writing import Writer
-from swingbus_controller.domain.lease_term import LeaseMove, LeaseTerms, SeenLease, move, see
+from swingbus_controller.domain.cluster.lease_term import LeaseMove, LeaseTerms, SeenLease, move, see
 
 LIFE = PodLife(namespace="ns", name="p", uid="u")
 

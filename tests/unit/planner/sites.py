@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from swingbus_controller.domain.market import MarketView, Quote
-from swingbus_controller.domain.plan import (
+from swingbus_controller.domain.planning.market import MarketView, Quote
+from swingbus_controller.domain.planning.plan import (
     Authority,
     Availability,
     BankView,
@@ -16,8 +16,8 @@ from swingbus_controller.domain.plan import (
     PlanView,
     Transit,
 )
-from swingbus_controller.domain.points import DeviceKind, Mode, OperatingPoint
-from swingbus_controller.domain.policy import Policy
+from swingbus_controller.domain.planning.points import DeviceKind, Mode, OperatingPoint
+from swingbus_controller.domain.planning.policy import Policy
 
 S19J = (
     OperatingPoint(name="mine", mode=Mode.MINING, claim_w=3355.0, draw_w=3050.0, output=100.0),

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from swingbus_controller.domain.admission import RefusalCode, admit, flip_of
-from swingbus_controller.domain.boot_axis import WALL
-from swingbus_controller.domain.flip import Phase
-from swingbus_controller.domain.plan import Authority, Availability, Holding, PlanView
-from swingbus_controller.domain.planner import plan
-from swingbus_controller.domain.policy import FlipTimes, Policy
+from swingbus_controller.domain.flips.admission import RefusalCode, admit, flip_of
+from swingbus_controller.domain.flips.boot_axis import WALL
+from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.planning.plan import Authority, Availability, Holding, PlanView
+from swingbus_controller.domain.planning.planner import plan
+from swingbus_controller.domain.planning.policy import FlipTimes, Policy
 
 from .sites import NOW_S, POLICY, S21, make_asics, make_gpus, make_market, make_view
 

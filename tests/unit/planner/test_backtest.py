@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from swingbus_controller.domain.economics import FlipCosts, energy_cost_usd_per_h, mining_revenue_usd_per_h
-from swingbus_controller.domain.market import MarketView, Quote
-from swingbus_controller.domain.plan import BankView, Holding
-from swingbus_controller.domain.planner import plan
-from swingbus_controller.domain.points import OperatingPoint
-from swingbus_controller.domain.policy import Policy
+from swingbus_controller.domain.planning.economics import FlipCosts, energy_cost_usd_per_h, mining_revenue_usd_per_h
+from swingbus_controller.domain.planning.market import MarketView, Quote
+from swingbus_controller.domain.planning.plan import BankView, Holding
+from swingbus_controller.domain.planning.planner import plan
+from swingbus_controller.domain.planning.points import OperatingPoint
+from swingbus_controller.domain.planning.policy import Policy
 
 from .sites import S19J, S21, make_asics, make_view
 

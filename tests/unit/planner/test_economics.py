@@ -7,7 +7,7 @@ import doctest
 import pytest
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain import economics, market
+from swingbus_controller.domain.planning import economics, market
 
 
 @pytest.mark.parametrize("module", [economics, market])

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from swingbus.faults import NotFound
-from swingbus_controller.domain.explain import WhyNotCode, explain, why_not
-from swingbus_controller.domain.market import MarketView
-from swingbus_controller.domain.plan import Authority, Availability, BankView, FeederView, PlanView
-from swingbus_controller.domain.planner import plan
-from swingbus_controller.domain.points import Mode
-from swingbus_controller.domain.policy import Policy
+from swingbus_controller.domain.planning.explain import WhyNotCode, explain, why_not
+from swingbus_controller.domain.planning.market import MarketView
+from swingbus_controller.domain.planning.plan import Authority, Availability, BankView, FeederView, PlanView
+from swingbus_controller.domain.planning.planner import plan
+from swingbus_controller.domain.planning.points import Mode
+from swingbus_controller.domain.planning.policy import Policy
 
 from .sites import NOW_S, POLICY, S21, make_asics, make_gpus, make_market, make_view
 

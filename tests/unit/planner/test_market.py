@@ -9,7 +9,7 @@ import pytest
 
 from swingbus.faults import InvalidInput, NotFound
 from swingbus_controller.adapters.market_file import load_market
-from swingbus_controller.domain.market import (
+from swingbus_controller.domain.planning.market import (
     Fallback,
     Gap,
     MarketBook,

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.plan import Availability, FirmNeed, Move, Plan, PlanView, Reason, Transit
-from swingbus_controller.domain.planner import plan
-from swingbus_controller.domain.policy import Policy
+from swingbus_controller.domain.planning.plan import Availability, FirmNeed, Move, Plan, PlanView, Reason, Transit
+from swingbus_controller.domain.planning.planner import plan
+from swingbus_controller.domain.planning.policy import Policy
 
 from .sites import NOW_S, POLICY, S21, make_asics, make_demo, make_gpus, make_market, make_view
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.reservation import (
+from swingbus_controller.domain.site.reservation import (
     CreditStep,
     FirmBank,
     FirmFeeder,

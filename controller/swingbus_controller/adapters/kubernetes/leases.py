@@ -21,7 +21,7 @@ from swingbus_controller.adapters.kubernetes.answers import KubeApi, decode
 from swingbus_controller.adapters.kubernetes.own_objects import Lease
 from swingbus_controller.adapters.kubernetes.resources import LEASES, ApiCall
 from swingbus_controller.adapters.kubernetes.telling import microtime
-from swingbus_controller.domain.lease_term import LeaseMove, LeaseTerms, SeenLease, move, see
+from swingbus_controller.domain.cluster.lease_term import LeaseMove, LeaseTerms, SeenLease, move, see
 
 _LEASE = msgspec.json.Decoder(Lease)
 

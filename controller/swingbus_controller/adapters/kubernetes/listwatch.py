@@ -25,8 +25,8 @@ from swingbus_controller.adapters.kubernetes.lines import LineSplitter, LineTooL
 from swingbus_controller.adapters.kubernetes.objects import KubeObject
 from swingbus_controller.adapters.kubernetes.own_objects import Bookmark, ListMeta, Status, WatchLine
 from swingbus_controller.adapters.kubernetes.resources import ApiCall, Resource
-from swingbus_controller.domain.mirror import Change, EventKind, Key, Mirror, PendingChanges, is_newer
-from swingbus_controller.domain.watch_course import (
+from swingbus_controller.domain.cluster.mirror import Change, EventKind, Key, Mirror, PendingChanges, is_newer
+from swingbus_controller.domain.cluster.watch_course import (
     Course,
     CourseEvent,
     ListFailed,

@@ -17,8 +17,8 @@ from typing import Any
 
 from swingbus.faults import NotFound, Unreachable
 from swingbus_controller.adapters.storage.database import BUSY_TIMEOUT_S, damaged, open_database
-from swingbus_controller.domain.intervals import BankInterval, BankPoint, MeterTotals, interval_start_s
-from swingbus_controller.domain.sequences import MAX_SEQUENCE, SequenceSet
+from swingbus_controller.domain.fleet.intervals import BankInterval, BankPoint, MeterTotals, interval_start_s
+from swingbus_controller.domain.fleet.sequences import MAX_SEQUENCE, SequenceSet
 from swingbus_controller.ports.telemetry_store import BatchRecord, LastBatch, SpoolState, Verified, WriteOutcome
 
 _VERSION = 1

@@ -1,0 +1,1 @@
+"""What agents say: inventories, samples, meters, reports, and the orders they are given."""
