@@ -298,6 +298,7 @@ async def test_two_that_compete_never_write_at_once(rig: LeaseRig) -> None:
             running[holder].cancel()
             await both[holder].release()
             await followed(but=holder)
+            await until(lambda: hand_overs[-1] != holder)  # the sampler has seen it too
         finally:
             for task in (sampling, *running):
                 task.cancel()
