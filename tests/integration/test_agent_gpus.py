@@ -119,6 +119,19 @@ async def test_grant_over_rests_mining_first_and_caps_inference(rack: Rack) -> N
     assert all(gpu.enforced_limit_w == 200.0 for gpu in rack.gpus.gpus)
 
 
+async def test_restart_after_the_grant_ran_out_leaves_time_for_a_controller(rack: Rack) -> None:
+    """A dead agent's tenant worked on: it is not stopped before a controller could be heard, and is if none is; nothing rises."""
+    rack.clock.now_s += 200.0  # nobody renewed
+    rack.steward = rack.new_steward()
+    rack.log.clear()
+    for _ in range(4):
+        await rack.look()
+        assert rack.report().is_lapsed
+    assert rack.log == []
+    await rack.until(lambda: "stop_workload" in {line.split()[0] for line in rack.log})
+    assert all(gpu.enforced_limit_w <= 300.0 for gpu in rack.gpus.gpus)
+
+
 async def test_restarted_steward_finds_workloads_and_writes_nothing(rack: Rack) -> None:
     """A new run of the agent holds what the old one ordered without touching a device."""
     rack.steward = rack.new_steward()

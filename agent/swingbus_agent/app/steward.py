@@ -44,6 +44,9 @@ from swingbus_agent.ports.state import StateStore
 GRANTS_RECORD = "grants.json"
 ORDER_RECORD = "order.json"
 _FIRST_LOOK_S = 15.0
+# After a start a grant that ran out meanwhile is not obeyed at once: machines ran on without an agent and count in full, a controller
+# is heard within a second or two, and what it grants anew need not first have been stopped.
+_FIRST_CONTACT_S = 5.0
 _TAKEN = (Verdict.ACCEPTED, Verdict.RENEWED)
 _log = structlog.get_logger()
 
@@ -72,6 +75,7 @@ class Steward:
         self._durable: DurableState | None = None
         self._governor: Governor | None = None
         self._storing = asyncio.Lock()
+        self._began_s = clock.boottime_s()
         self._markers = MarkerLog()
         self._marker = 0
         self._refusal = ""
@@ -412,6 +416,8 @@ class Steward:
             base = bank.lowered()
         if math.isinf(allowance.watts) or allowance.why == "lost":
             return base  # nothing may rise; how far it must fall nobody has said
+        if allowance.why == "lapsed" and now_s - self._began_s < _FIRST_CONTACT_S:
+            return base
         candidates = bank.candidates(self._shed_kw_per_s(bank))
         by_name = {
             candidate_name(bank.spec, d.device, d.unit): base[d.device] for d in bank.spec.devices if d.device in base

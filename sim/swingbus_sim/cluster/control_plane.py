@@ -6,11 +6,13 @@ loopback; with them all live in a network namespace of their own, where the API 
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swingbus.faults import OverBudget
 from swingbus_sim.cluster.api import Api
 from swingbus_sim.cluster.certificates import Authority, Pair, write_service_account_keys
 from swingbus_sim.cluster.kubeconfig import write_kubeconfig
@@ -19,6 +21,7 @@ from swingbus_sim.cluster.processes import Processes
 from swingbus_sim.cluster.tools import Tools
 
 _LOOPBACK = "127.0.0.1"
+_SERVER_PORTS = range(20_000, 32_000)
 _READY_TIMEOUT_S = 60.0
 
 
@@ -37,15 +40,29 @@ FIXED_PORTS = Ports(api=6443, etcd=2379, etcd_peer=2380, controllers=10257, sche
 
 
 def free_ports() -> Ports:
-    """Return ports that nobody on loopback listens on now; all are held until the last is found, so none comes twice."""
-    sockets = [socket.socket() for _ in range(5)]
+    """Return ports that nobody on loopback listens on now; all are held until the last is found, so none comes twice.
+
+    They lie below those that the kernel lends to outgoing connections: a server that is restarted would find its own taken by a client
+    that knocks there meanwhile.
+    """
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind((_LOOPBACK, 0))
+        for number in random.sample(_SERVER_PORTS, len(_SERVER_PORTS)):
+            one = socket.socket()
+            try:
+                one.bind((_LOOPBACK, number))
+            except OSError:
+                one.close()
+                continue
+            sockets.append(one)
+            if len(sockets) == 5:
+                break
         numbers = [int(one.getsockname()[1]) for one in sockets]
     finally:
         for one in sockets:
             one.close()
+    if len(numbers) < 5:
+        raise OverBudget("no five ports are free on loopback; end what listens there")
     api, etcd, etcd_peer, controllers, scheduler = numbers
     return Ports(api=api, etcd=etcd, etcd_peer=etcd_peer, controllers=controllers, scheduler=scheduler)
 
