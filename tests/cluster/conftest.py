@@ -65,6 +65,17 @@ def cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
             take_down(place, say=say)
 
 
+@pytest.fixture(scope="module")
+def cluster_to_break(say: Callable[[str], None]) -> Iterator[Cluster]:
+    """Return a control plane for tests that end parts of it: what they leave behind is nobody else's."""
+    with _own_place("tests-breaks", say) as place:
+        _build_or_skip("a real control plane", place, (CONTROL,), say)
+        try:
+            yield bring_up(place, kwok_node_count=1, say=say)
+        finally:
+            take_down(place, say=say)
+
+
 @pytest.fixture(scope="session")
 def real_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
     """Return a control plane with real nodes and KWOK's beside them; needs root."""

@@ -106,11 +106,11 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def place(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Callable[[Resource], Site]]:
+async def place(cluster_to_break: Cluster, tmp_path: Path) -> AsyncIterator[Callable[[Resource], Site]]:
     """Return what makes a site of a kind, with five objects on the real server and a list-watch that has not begun to run."""
     async with (
-        on_cluster(cluster.kubeconfig) as rig,
-        FaultProxy(tmp_path, write_certificates(tmp_path), cluster.kubeconfig) as proxy,
+        on_cluster(cluster_to_break.kubeconfig) as rig,
+        FaultProxy(tmp_path, write_certificates(tmp_path), cluster_to_break.kubeconfig) as proxy,
     ):
         (tmp_path / "token").write_text("none is asked for")
         host, _, port = proxy.url.removeprefix("https://").partition(":")
@@ -119,7 +119,7 @@ async def place(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Callable[[Res
         async with ApiConnection(access, ConnectionSettings(call_timeout_s=_READY_TIMEOUT_S)) as api:
 
             def of(resource: Resource) -> Site:
-                site = Site(cluster, proxy, rig.namespace, api, resource)
+                site = Site(cluster_to_break, proxy, rig.namespace, api, resource)
                 site.make("a", "b", "c", "d", "e")
                 return site
 

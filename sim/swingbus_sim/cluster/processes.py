@@ -42,13 +42,17 @@ class ProcessId:
 
 
 def read_id(pid: int) -> ProcessId | None:
-    """Return the id of a running process; None where there is none, or only its zombie."""
+    """Return the id of a running process; None where there is none, or only its zombie.
+
+    A zombie with threads that still end runs: they hold its sockets, and whoever starts in its place would find the port taken.
+    """
     try:
         line = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        identity, state = _parse_stat(line)
+        is_gone = state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) <= 1
     except (FileNotFoundError, ProcessLookupError):
         return None
-    identity, state = _parse_stat(line)
-    return None if state in "ZX" else identity
+    return None if is_gone else identity
 
 
 def children(pid: int) -> tuple[int, ...]:
