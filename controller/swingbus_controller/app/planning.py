@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from swingbus_controller.domain.flips.admission import Admission, admit, flip_of
 from swingbus_controller.domain.flips.boot_axis import axis_at
-from swingbus_controller.domain.flips.flip import Direction, Flip, Phase, WattState, step
+from swingbus_controller.domain.flips.flip import Direction, Flip, WattState, step
 from swingbus_controller.domain.flips.flip_events import Begun
 from swingbus_controller.domain.flips.placement import BankModel, Holdings, stuck_counts
 from swingbus_controller.domain.planning.market import MarketView
@@ -237,8 +237,7 @@ def overtaken_growth(
 
 def is_waiting_growth(flip: Flip) -> bool:
     """Tell whether a flip has only asked for watts so far: nothing was drained, nothing was started."""
-    has_touched = flip.phase is not Phase.PLANNED and (flip.phase is not Phase.SETTLING or flip.has_tenant_to_drain)
-    return flip.watts is WattState.ASKED and flip.direction is Direction.FORWARD and not has_touched
+    return flip.watts is WattState.ASKED and flip.direction is Direction.FORWARD and flip.has_touched_nothing
 
 
 def begun_flips(

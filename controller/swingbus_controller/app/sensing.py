@@ -85,25 +85,25 @@ class Senses:
             inventory = self._inventories.get((batch.agent, frame.bank))
             if name not in self._state.models or inventory is None or len(frame.modes) != len(inventory.devices):
                 continue
+            devices = [d.device for d in inventory.devices]
             read_s = [ns / 1e9 for ns in frame.read_boottime_ns]
             if self._is_fresh(batch, min(read_s, default=0.0)):
                 self._rows[name] = DeviceRows(
-                    devices=[d.device for d in inventory.devices],
+                    devices=devices,
                     units=[d.unit for d in inventory.devices],
                     modes=frame.modes,
                     read_s=read_s,
                 )
-            self._accuser.take_modes(name, [d.device for d in inventory.devices], frame.modes, now_s)
+            self._accuser.take_modes(name, devices, frame.modes, now_s)
             power = column(inventory.value_fields, "power_w")
             if power is not None:
                 self._accuser.take_reported(name, frame.values[power :: len(inventory.value_fields)])
             index = column(inventory.counter_fields, "uptime_s")
             if index is not None:
                 width = len(inventory.counter_fields)
-                uptimes = [float(frame.counters[row * width + index]) for row in range(len(inventory.devices))]
+                uptimes = [float(frame.counters[row * width + index]) for row in range(len(devices))]
                 is_ordered = bool(self._state.open_flips(name))
-                names = [d.device for d in inventory.devices]
-                self._disturb(self._blips.uptimes(name, names, uptimes, is_ordered=is_ordered), now_s)
+                self._disturb(self._blips.uptimes(name, devices, uptimes, is_ordered=is_ordered), now_s)
         for meter in batch.meters:
             feeder = self._state.site.feeder_of_meter(meter.meter)
             if feeder is None or self._state.site.feeder_notes[feeder].meter_agent != batch.agent:

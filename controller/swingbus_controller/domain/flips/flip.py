@@ -186,6 +186,11 @@ class Flip:
         """Whether somebody works on the units in the mode that is being left."""
         return self.is_mode_flip and self.source.mode in WORKING_MODES
 
+    @property
+    def has_touched_nothing(self) -> bool:
+        """Whether it has drained nobody and started nothing yet: it can end without an undo."""
+        return self.phase is Phase.PLANNED or (self.phase is Phase.SETTLING and not self.has_tenant_to_drain)
+
     def story(self) -> str:
         """Tell what happened so far, one clause per event."""
         told = [f"{e.event}->{e.phase}{'(undo)' if e.direction is Direction.UNDO else ''}" for e in self.history]
@@ -523,8 +528,7 @@ def _give_up(flip: Flip, event: FlipEvent, cause: str) -> _Step:
         if flip.phase is Phase.DRAINING:
             return _stop(flip, event)  # its grace is over
         return _fail(flip, event, cause)
-    nothing_touched = flip.phase is Phase.PLANNED or (flip.phase is Phase.SETTLING and not flip.has_tenant_to_drain)
-    if nothing_touched:
+    if flip.has_touched_nothing:
         return _roll_back(flip, event, cause)
     return _undo(flip, event, cause, has_started=flip.phase in (Phase.STARTING, Phase.VERIFYING))
 
