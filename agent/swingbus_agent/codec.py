@@ -495,4 +495,14 @@ def _bank_report(bank: BankReport) -> link_pb2.BankEffective:
         unheld_count=bank.unheld_count,
         locked_out=bank.locked_out,
         locked_devices=bank.locked_devices,
+        unit_holdings=[
+            link_pb2.UnitHolding(
+                unit=each.unit,
+                holders=each.holders,
+                workload=each.workload,
+                has_process=each.has_process,
+                reason=each.reason,
+            )
+            for each in bank.unit_holdings
+        ],
     )

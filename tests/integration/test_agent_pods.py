@@ -73,9 +73,38 @@ async def test_running_pods_are_taken_as_they_are(rack: PodRack) -> None:
     """Pods that were there before the agent are its ready workloads; nothing was started, no unit is free."""
     assert [(each.unit, each.workload) for each in rack.report().ready_workloads] == [(0, "miner"), (1, "miner")]
     assert rack.report().released_units == ()
+    assert [(each.unit, each.holders, each.workload, each.has_process) for each in rack.report().unit_holdings] == [
+        (0, ("mining/m-0",), "miner", True),
+        (1, ("mining/m-1",), "miner", True),
+    ]
     for _ in range(5):
         await rack.look()
     assert rack.log == []
+
+
+async def test_report_tells_a_pod_that_is_gone_from_a_unit_that_is_free(rack: PodRack) -> None:
+    """No holder and a living process is not free, and the report says which of the two it is; both tenants are neither."""
+    rack.kubelet.let_go("mining", "m-0")
+    await rack.look()
+    gone, _ = rack.report().unit_holdings
+    assert (gone.holders, gone.workload, gone.has_process) == ((), "", True)
+    assert gone.reason == "no pod holds it; processes on GPU-0: 1"
+    rack.work(0, 1, is_working=False)
+    rack.kubelet.hold("customers", "llm", "GPU-3")
+    await rack.look()
+    free, both = rack.report().unit_holdings
+    assert (free.holders, free.has_process, free.reason) == ((), False, "")
+    assert (both.holders, both.workload) == (("customers/llm", "mining/m-1"), "")
+    assert "both tenants" in both.reason
+
+
+async def test_report_of_a_silent_kubelet_keeps_the_last_holders_and_frees_nothing(rack: PodRack) -> None:
+    """Who cannot be asked says nothing new: the unit counts as held, with why and who was seen there last."""
+    await rack.kubelet.stop()
+    await rack.look()
+    held, _ = rack.report().unit_holdings
+    assert (held.holders, held.has_process) == (("mining/m-0",), True)
+    assert "kubelet cannot be asked" in held.reason and "last seen there: mining/m-0" in held.reason
 
 
 async def test_vanished_pod_whose_process_lives_releases_nothing(rack: PodRack) -> None:

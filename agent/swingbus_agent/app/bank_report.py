@@ -41,4 +41,5 @@ def bank_report(
         unheld_count=0 if told.applied is None else told.applied.unheld_count,
         locked_out=order is not None and order.locked_out,
         locked_devices=() if order is None else order.locked_devices,
+        unit_holdings=execution.unit_holdings(),
     )

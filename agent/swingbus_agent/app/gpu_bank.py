@@ -343,4 +343,5 @@ def _unit_view(number: int, status: WorkloadStatus | None) -> UnitView:
         has_process=status.has_process,
         reason=status.reason,
         since_s=status.since_boottime_s,
+        holders=status.holders,
     )

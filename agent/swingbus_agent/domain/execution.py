@@ -11,11 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from swingbus_agent.domain.asking import AskLog, asked_of, is_close
+from swingbus_agent.domain.asking import asked_of, is_close
 from swingbus_agent.domain.counting import device_counted_w
-from swingbus_agent.domain.orders import BankCounting, Mode, PointOrder, StragglerReport, UnitWorkload
+from swingbus_agent.domain.device_track import DeviceTrack
+from swingbus_agent.domain.orders import (
+    BankCounting,
+    HoldingReport,
+    Mode,
+    PointOrder,
+    StragglerReport,
+    UnitWorkload,
+)
 from swingbus_agent.domain.readings import BankSpec, Condition, Kind
 from swingbus_agent.domain.selection import Target
+from swingbus_agent.domain.unit_emptiness import report_holding, why_not_empty
 from swingbus_agent.domain.views import DeviceView, ExecutionTimes, Notice, UnitView, Verb, Write
 from swingbus_agent.domain.waking import Wakers
 from swingbus_agent.domain.workload import WorkloadPhase
@@ -25,58 +34,13 @@ _SPREADS_COUNT = 16  # the pause has long been the longest one
 _RUNS = (WorkloadPhase.STARTING, WorkloadPhase.READY, WorkloadPhase.UNREADY)
 
 
-class _Track:
-    """What is remembered of one device."""
-
-    __slots__ = (
-        "asks",
-        "attempts",
-        "has_stepped",
-        "ignored_before",
-        "is_ignoring",
-        "next_try_s",
-        "quarantined_until_s",
-        "set_refused",
-        "target",
-        "was_held",
-        "woke",
-        "write_ended_s",
-        "writing",
-    )
-
-    def __init__(self) -> None:
-        self.target: Target | None = None
-        self.asks = AskLog()
-        self.attempts = 0  # in the order in force
-        self.ignored_before = 0  # asks for the same that were ignored in earlier orders
-        self.next_try_s = -math.inf
-        self.write_ended_s = -math.inf
-        self.writing = False
-        self.has_stepped = False  # the first of two steps was asked for in the order in force
-        self.was_held = False
-        self.is_ignoring = False
-        self.woke = False
-        self.set_refused = False
-        self.quarantined_until_s = -math.inf
-
-    @property
-    def asked_count(self) -> int:
-        """Return how often the target was asked for, over all orders, since it was last seen."""
-        return self.ignored_before + self.attempts
-
-    def follow(self) -> None:
-        """Forget what was asked in vain: it is done now."""
-        self.attempts = self.ignored_before = 0
-        self.is_ignoring = False
-
-
 class BankExecution:
     """The devices of one bank on their way to their targets; pure, single-threaded."""
 
     def __init__(self, spec: BankSpec, times: ExecutionTimes) -> None:
         self.spec = spec
         self._times = times
-        self._tracks = {device.device: _Track() for device in spec.devices}
+        self._tracks = {device.device: DeviceTrack() for device in spec.devices}
         self._units: dict[int, list[str]] = {}
         for device in spec.devices:
             self._units.setdefault(device.unit, []).append(device.device)
@@ -108,7 +72,7 @@ class BankExecution:
             if self._unit_target(unit) is None:
                 del self._unit_failed_s[unit]
 
-    def _turn(self, track: _Track, target: Target | None) -> None:
+    def _turn(self, track: DeviceTrack, target: Target | None) -> None:
         """Leave one target for another: what was ignored is remembered, what was only brief is not held against it."""
         kind = self.spec.kind
         if track.target is not None:
@@ -187,7 +151,7 @@ class BankExecution:
             track.was_held = False
             track.next_try_s = -math.inf
 
-    def _is_later(self, track: _Track, view: DeviceView) -> bool:
+    def _is_later(self, track: DeviceTrack, view: DeviceView) -> bool:
         return not track.writing and view.read_started_s >= track.write_ended_s
 
     def is_held(self, device: str) -> bool:
@@ -222,13 +186,10 @@ class BankExecution:
             or state.phase not in (WorkloadPhase.IDLE, WorkloadPhase.FAILED)
         ):
             return False
-        for device in self._units.get(unit, ()):
-            view = self._views.get(device)
-            if view is None or view.condition is not Condition.OK or view.process_count != 0:
-                return False
-            if view.processes_read_s < state.since_s:
-                return False
-        return True
+        return not why_not_empty(state, self._views_of(unit))
+
+    def _views_of(self, unit: int) -> list[DeviceView | None]:
+        return [self._views.get(device) for device in self._units.get(unit, ())]
 
     # What to ask next.
 
@@ -239,7 +200,7 @@ class BankExecution:
         )
         return tuple(sorted(writes, key=lambda write: (write.is_raise, write.verb.value, write.unit, write.device)))
 
-    def _is_due(self, track: _Track, view: DeviceView | None, now_s: float) -> bool:
+    def _is_due(self, track: DeviceTrack, view: DeviceView | None, now_s: float) -> bool:
         return view is not None and not track.writing and now_s >= track.next_try_s
 
     def _plan_miners(self, counting: BankCounting, now_s: float) -> Iterable[Write]:
@@ -259,7 +220,7 @@ class BankExecution:
                 yield write
 
     def _miner_write(
-        self, device: str, track: _Track, view: DeviceView, target: Target, counting: BankCounting
+        self, device: str, track: DeviceTrack, view: DeviceView, target: Target, counting: BankCounting
     ) -> Write | None:
         def write(verb: Verb, *, is_raise: bool, mode: Mode, enforced_w: float | None) -> Write:
             return Write(
@@ -592,6 +553,11 @@ class BankExecution:
         if self.spec.kind is not Kind.GPU:
             return ()
         return tuple(unit for unit in sorted(self._units) if self.is_released(unit))
+
+    def unit_holdings(self) -> tuple[HoldingReport, ...]:
+        """Return who holds each unit, where pods are the workloads."""
+        reports = (report_holding(state, self._views_of(unit)) for unit, state in sorted(self._unit_views.items()))
+        return tuple(report for report in reports if report is not None)
 
 
 def _is_same_aim(before: Target, after: Target) -> bool:

@@ -135,6 +135,17 @@ class UnitWorkload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HoldingReport:
+    """Who holds one unit where pods are the workloads; `has_process` is also true while nobody can say."""
+
+    unit: int
+    holders: tuple[str, ...]  # pods, as namespace/name
+    workload: str  # empty without holders, or where they are of both tenants
+    has_process: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BankReport:
     """What one bank really has."""
 
@@ -160,6 +171,7 @@ class BankReport:
     unheld_count: int = 0
     locked_out: bool = False  # by the order that is durable at the agent
     locked_devices: tuple[str, ...] = ()
+    unit_holdings: tuple[HoldingReport, ...] = ()  # one per unit where pods are the workloads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,10 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitView:
-    """What runs on one unit of GPUs; `since_s` is when the phase began, `has_process` whether anything of it lives."""
+    """What runs on one unit of GPUs; `since_s` is when the phase began, `has_process` whether anything of it lives.
+
+    `holders` are pods, as namespace/name; None where pods are not the workloads.
+    """
 
     unit: int
     workload: str = ""
@@ -52,6 +55,7 @@ class UnitView:
     has_process: bool = False
     reason: str = ""
     since_s: float = 0.0
+    holders: tuple[str, ...] | None = None
 
 
 class Verb(Enum):

@@ -74,4 +74,4 @@ class WorkloadStatus:
     exit_code: int | None = None  # negative: the signal; None while it lives, or where another process had to reap it
     last_output: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
-    holders: tuple[str, ...] = ()  # pods, as namespace/name, where pods are the workloads
+    holders: tuple[str, ...] | None = None  # pods, as namespace/name; None where pods are not the workloads

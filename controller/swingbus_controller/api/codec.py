@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ from swingbus_controller.domain.fleet.orders import (
     RenewalReply,
     SafeShareStep,
     StragglerReport,
+    UnitHolding,
     UnitWorkload,
     Urgency,
 )
@@ -55,8 +56,10 @@ MAX_METERS = 256
 MAX_EVENTS = 1000
 MAX_TEXT = 4096
 MAX_UID = 128
+MAX_HOLDERS = 256  # of one unit
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_POD = re.compile(r"[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}")  # what Kubernetes lets be a namespace and a pod
 # Both ways by table: a fan-out goes through these a few thousand times within its deadline.
 _MODES = {mode.value: mode for mode in Mode}
 _WIRE_MODES = {mode: link_pb2.Mode.Name(mode.value) for mode in Mode}
@@ -424,6 +427,29 @@ def _bank_report(message: link_pb2.BankEffective) -> BankReport:
         unheld_count=message.unheld_count,
         locked_out=message.locked_out,
         locked_devices=tuple(device[:MAX_UID] for device in message.locked_devices),
+        unit_holdings=_unit_holdings(message.unit_holdings, bank),
+    )
+
+
+def _unit_holdings(messages: Sequence[link_pb2.UnitHolding], bank: str) -> tuple[UnitHolding, ...]:
+    _at_most(len(messages), MAX_DEVICES, "unit holdings")
+    _unique((str(message.unit) for message in messages), f"bank {bank!r}: the holding of unit")
+    return tuple(_unit_holding(message, bank) for message in messages)
+
+
+def _unit_holding(message: link_pb2.UnitHolding, bank: str) -> UnitHolding:
+    if message.unit < 0:
+        raise InvalidInput(f"bank {bank!r}: a holding of unit {message.unit}.", reason="BAD_REPORT")
+    _at_most(len(message.holders), MAX_HOLDERS, f"holders of unit {message.unit}")
+    for holder in message.holders:  # never cut short: a pod by half a name is another pod
+        if not _POD.fullmatch(holder):
+            raise InvalidInput(f"bank {bank!r}: {holder[:80]!r} is not a pod's namespace/name.", reason="BAD_REPORT")
+    return UnitHolding(
+        unit=message.unit,
+        holders=tuple(message.holders),
+        workload=message.workload[:MAX_UID],
+        has_process=message.has_process,
+        reason=message.reason[:MAX_TEXT],
     )
 
 

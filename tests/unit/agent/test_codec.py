@@ -15,6 +15,7 @@ from swingbus_agent.domain.orders import (
     AgentReport,
     BankCounting,
     BankReport,
+    HoldingReport,
     Mode,
     PointOrder,
     SafeShareStep,
@@ -173,6 +174,33 @@ def test_report_says_absent_where_nothing_is_known() -> None:
     assert list(message.banks[0].ready_workloads) == ["1:w"]
     assert list(message.banks[0].failed_workloads) == ["2:w:died: 9"]
     assert message.boottime_ns == 1_500_000_000
+
+
+def bank_of(*holdings: HoldingReport) -> BankReport:
+    """Return a report of a bank with these holdings."""
+    return BankReport(bank="b", epoch=1, generation=2, grant_w=3.0, allowed_w=4.0, unit_holdings=holdings)
+
+
+def over_the_wire(bank: BankReport) -> link_pb2.BankEffective:
+    """Return a bank's report as the controller gets it."""
+    report = AgentReport(epoch=1, generation=2, hash="h", banks=(bank,), marker=5, boottime_s=1.5, boot_id="b")
+    return link_pb2.EffectiveState.FromString(report_to_proto(report).SerializeToString()).banks[0]
+
+
+def test_report_says_who_holds_each_unit() -> None:
+    """Every field of a holding arrives; a bank without pods sends none."""
+    held = HoldingReport(unit=1, holders=("a/p-0", "b/q"), workload="w", has_process=True, reason="held by a/p-0")
+    free = HoldingReport(unit=2, holders=(), workload="", has_process=False, reason="")
+    first, second = over_the_wire(bank_of(held, free)).unit_holdings
+    assert (first.unit, list(first.holders), first.workload, first.has_process, first.reason) == (
+        1,
+        ["a/p-0", "b/q"],
+        "w",
+        True,
+        "held by a/p-0",
+    )
+    assert (second.unit, list(second.holders), second.workload, second.has_process) == (2, [], "", False)
+    assert not over_the_wire(bank_of()).unit_holdings
 
 
 def test_kept_order_survives_the_disk_and_a_torn_one_is_refused() -> None:

@@ -86,7 +86,7 @@ class PodWorkloads:
             raise WrongState(
                 f"unit {unit} is still held ({status.reason or status.phase.value}): wait until kubelet names no pod there",
                 reason="UNIT_IS_HELD",
-                metadata={"unit": unit, "workload": workload, "held_by": ", ".join(status.holders)},
+                metadata={"unit": unit, "workload": workload, "held_by": ", ".join(status.holders or ())},
             )
         noted.wanted = workload
         if not status.has_process and status.phase is not WorkloadPhase.STARTING:
@@ -201,5 +201,5 @@ class PodWorkloads:
 
 def _status(unit: str, phase: WorkloadPhase, now: float, **more: object) -> WorkloadStatus:
     """Return the status of a unit that no pod holds; only one that nobody knows of counts as held."""
-    facts = {"has_process": phase is WorkloadPhase.UNKNOWN, **more}
+    facts = {"has_process": phase is WorkloadPhase.UNKNOWN, "holders": (), **more}
     return WorkloadStatus(unit=unit, phase=phase, since_boottime_s=now, **facts)  # type: ignore[arg-type]  # named by callers here

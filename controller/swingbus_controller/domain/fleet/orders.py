@@ -130,6 +130,20 @@ class UnitWorkload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitHolding:
+    """Who holds one unit where pods are the workloads, as its agent's kubelet and GPUs say.
+
+    No holders is not yet free: `has_process` is also true while a process is on its GPUs, or nobody can say.
+    """
+
+    unit: int
+    holders: tuple[str, ...]  # namespace/name of pods
+    workload: str  # empty without holders, or where they are of both tenants
+    has_process: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BankReport:
     """What one bank really has, as its agent says."""
 
@@ -155,6 +169,7 @@ class BankReport:
     unheld_count: int = 0
     locked_out: bool = False  # by the order that is durable at the agent
     locked_devices: tuple[str, ...] = ()
+    unit_holdings: tuple[UnitHolding, ...] = ()  # one per unit of a bank whose workloads are pods, else none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -331,8 +331,22 @@ class Straggler(_message.Message):
     attempt_count: int
     def __init__(self, device: _Optional[str] = ..., reason: _Optional[str] = ..., attempt_count: _Optional[int] = ...) -> None: ...
 
+class UnitHolding(_message.Message):
+    __slots__ = ("unit", "holders", "workload", "has_process", "reason")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    HAS_PROCESS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    unit: int
+    holders: _containers.RepeatedScalarFieldContainer[str]
+    workload: str
+    has_process: bool
+    reason: str
+    def __init__(self, unit: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., workload: _Optional[str] = ..., has_process: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class BankEffective(_message.Message):
-    __slots__ = ("bank", "epoch", "generation", "grant_w", "allowed_w", "applied_generation", "applied_boottime_ns", "has_in_flight", "held_count", "observed", "stragglers", "counted_power_w", "safe_shares", "ready_workloads", "failed_workloads", "released_units", "reported_w", "is_lapsed", "is_lost", "unheld_count", "locked_out", "locked_devices")
+    __slots__ = ("bank", "epoch", "generation", "grant_w", "allowed_w", "applied_generation", "applied_boottime_ns", "has_in_flight", "held_count", "observed", "stragglers", "counted_power_w", "safe_shares", "ready_workloads", "failed_workloads", "released_units", "reported_w", "is_lapsed", "is_lost", "unheld_count", "locked_out", "locked_devices", "unit_holdings")
     BANK_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -355,6 +369,7 @@ class BankEffective(_message.Message):
     UNHELD_COUNT_FIELD_NUMBER: _ClassVar[int]
     LOCKED_OUT_FIELD_NUMBER: _ClassVar[int]
     LOCKED_DEVICES_FIELD_NUMBER: _ClassVar[int]
+    UNIT_HOLDINGS_FIELD_NUMBER: _ClassVar[int]
     bank: str
     epoch: int
     generation: int
@@ -377,7 +392,8 @@ class BankEffective(_message.Message):
     unheld_count: int
     locked_out: bool
     locked_devices: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, bank: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., allowed_w: _Optional[float] = ..., applied_generation: _Optional[int] = ..., applied_boottime_ns: _Optional[int] = ..., has_in_flight: _Optional[bool] = ..., held_count: _Optional[int] = ..., observed: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., stragglers: _Optional[_Iterable[_Union[Straggler, _Mapping]]] = ..., counted_power_w: _Optional[float] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., ready_workloads: _Optional[_Iterable[str]] = ..., failed_workloads: _Optional[_Iterable[str]] = ..., released_units: _Optional[_Iterable[int]] = ..., reported_w: _Optional[float] = ..., is_lapsed: _Optional[bool] = ..., is_lost: _Optional[bool] = ..., unheld_count: _Optional[int] = ..., locked_out: _Optional[bool] = ..., locked_devices: _Optional[_Iterable[str]] = ...) -> None: ...
+    unit_holdings: _containers.RepeatedCompositeFieldContainer[UnitHolding]
+    def __init__(self, bank: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., grant_w: _Optional[float] = ..., allowed_w: _Optional[float] = ..., applied_generation: _Optional[int] = ..., applied_boottime_ns: _Optional[int] = ..., has_in_flight: _Optional[bool] = ..., held_count: _Optional[int] = ..., observed: _Optional[_Iterable[_Union[PointCount, _Mapping]]] = ..., stragglers: _Optional[_Iterable[_Union[Straggler, _Mapping]]] = ..., counted_power_w: _Optional[float] = ..., safe_shares: _Optional[_Iterable[_Union[SafeShare, _Mapping]]] = ..., ready_workloads: _Optional[_Iterable[str]] = ..., failed_workloads: _Optional[_Iterable[str]] = ..., released_units: _Optional[_Iterable[int]] = ..., reported_w: _Optional[float] = ..., is_lapsed: _Optional[bool] = ..., is_lost: _Optional[bool] = ..., unheld_count: _Optional[int] = ..., locked_out: _Optional[bool] = ..., locked_devices: _Optional[_Iterable[str]] = ..., unit_holdings: _Optional[_Iterable[_Union[UnitHolding, _Mapping]]] = ...) -> None: ...
 
 class EffectiveState(_message.Message):
     __slots__ = ("epoch", "generation", "hash", "banks", "marker", "boottime_ns", "boot_id", "refusal", "instance_uid", "sequence", "fence_instance")
