@@ -11,7 +11,7 @@ STAMP := $(VENV)/.ready
 # Two workers: tests hold real servers and real clocks, more would make timing lie.
 WORKERS ?= 2
 
-.PHONY: help setup demo test check bench proto prove cluster cluster-down docs clean
+.PHONY: help setup demo test check bench proto prove images cluster cluster-down docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ prove: $(STAMP) ## Prove the power protocol: 20,000 histories and every planted 
 
 bench: $(STAMP) ## Measure; writes build/bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+images: $(STAMP) ## Container images as OCI archives, into build/images (docs/kubernetes.md)
+	@$(BIN)/python -m tools.images $(if $(BASE),--base "$(BASE)") $(ARGS)
 
 cluster: $(STAMP) ## A real Kubernetes cluster on this machine (docs/cluster.md)
 	@$(BIN)/python -m swingbus_sim.cluster up $(ARGS)

@@ -30,7 +30,7 @@ from swingbus_sim.nvml.looking import look_at_shelf
 from swingbus_sim.nvml.processes import Seat
 from swingbus_sim.nvml.shelf import Shelf
 
-_MEMORY_BYTES = {"mining": 6 << 30, "inference": 68 << 30}
+MEMORY_BYTES = {"mining": 6 << 30, "inference": 68 << 30}
 _LOADING_RATIO = 0.15  # copying weights keeps a GPU a little busy
 _REQUEST_SECONDS = 2.0
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seat = shelf.process_table.take_seat(
         kind=options.kind,
         gpus=gpus,
-        memory_used_bytes=_MEMORY_BYTES[options.kind],
+        memory_used_bytes=MEMORY_BYTES[options.kind],
         load_ratio=load_ratio if options.kind == "mining" else _LOADING_RATIO,
     )
     print(f"{options.kind}: pid {os.getpid()} on GPUs {','.join(map(str, gpus))}", flush=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from swingbus_sim.cluster.processes import run
 from swingbus_sim.cluster.requirements import install_packages, missing_for_nodes
 from swingbus_sim.cluster.tools import CONTROL, NODES, ToolSet, ensure_tools
 from swingbus_sim.cluster.up import Cluster, bring_up, take_down
+from tools.images.build import DEFAULT_FOLDER, Built, build_images
 
 _CHART = Path(__file__).parents[2] / "charts" / "swingbus"
 KWOK_NODES = 3
@@ -88,6 +89,12 @@ def real_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
             yield bring_up(place, real_node_count=REAL_NODES, kwok_node_count=KWOK_NODES, say=say)
         finally:
             take_down(place, say=say)
+
+
+@pytest.fixture(scope="session")
+def images(say: Callable[[str], None]) -> Mapping[str, Built]:
+    """Return our images by name, built where anything in them is newer than the last time."""
+    return {built.recipe.name: built for built in build_images((), DEFAULT_FOLDER, say=say)}
 
 
 @pytest.fixture(scope="module")

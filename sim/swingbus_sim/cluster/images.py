@@ -6,17 +6,13 @@ own programs (python3, sh) without any image being downloaded. The wait program 
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import json
 import platform
 import struct
-import tarfile
+import tempfile
 from pathlib import Path
-from typing import Any
 
 from swingbus.faults import InvalidInput
+from swingbus_sim.cluster import oci
 
 BASE_IMAGE = "swingbus.invalid/base:1"
 _LOAD_ADDRESS = 0x40_0000
@@ -29,7 +25,6 @@ _CODE = {
         bytes.fromhex("000080d2 010080d2 020080d2 030080d2 280980d2 010000d4 faffff17"),
     ),  # ppoll(0, 0, 0, 0)
 }
-_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def write_base_image(archive: Path) -> None:
@@ -37,54 +32,21 @@ def write_base_image(archive: Path) -> None:
     machine = platform.machine()
     if machine not in _CODE:
         raise InvalidInput(f"no base image for {machine}: add its wait program to {Path(__file__).name}")
-    layer = _layer(machine)
-    packed = gzip.compress(layer, mtime=0)
-    config = _json(
-        {
-            "architecture": _ARCHITECTURE[machine],
-            "os": "linux",
-            "config": {"Entrypoint": ["/pause"], "WorkingDir": "/"},
-            "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
-        }
-    )
-    manifest = _json(
-        {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
-            "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar+gzip", packed)],
-        }
-    )
-    named = _descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
-    named["annotations"] = {"io.containerd.image.name": BASE_IMAGE}
-    with tarfile.open(archive, "w") as tar:
-        _add(tar, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
-        _add(tar, "index.json", _json({"schemaVersion": 2, "manifests": [named]}))
-        for blob in (config, packed, manifest):
-            _add(tar, f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}", blob)
-
-
-def _layer(machine: str) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name, mode in (
-            ("usr", 0o755),
-            ("etc", 0o755),
-            ("proc", 0o555),
-            ("sys", 0o555),
-            ("dev", 0o755),
-            ("tmp", 0o1777),
-        ):
-            folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, mode
-            tar.addfile(folder)
+    with tempfile.TemporaryDirectory(prefix="swingbus-base-") as aside:
+        tree = Path(aside) / "tree"
+        for name in ("usr", "etc", "proc", "sys", "dev", "tmp"):
+            (tree / name).mkdir(parents=True)
+        (tree / "tmp").chmod(0o1777)
         for name in ("bin", "sbin", "lib", "lib64"):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            tar.addfile(link)
-        _add(tar, "etc/passwd", b"root:x:0:0::/:/bin/sh\nnobody:x:65532:65532::/:/bin/sh\n")
-        _add(tar, "pause", _program(*_CODE[machine]), mode=0o755)
-    return stream.getvalue()
+            (tree / name).symlink_to(f"usr/{name}")
+        (tree / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65532:65532::/:/bin/sh\n")
+        pause = tree / "pause"
+        pause.write_bytes(_program(*_CODE[machine]))
+        pause.chmod(0o755)
+        layer = oci.pack_tree(tree, Path(aside) / "layer.tar.gz")
+        oci.write_archive(
+            archive, name=BASE_IMAGE, layers=[layer], config={"Entrypoint": ["/pause"], "WorkingDir": "/"}
+        )
 
 
 def _program(machine_number: int, code: bytes) -> bytes:
@@ -96,21 +58,3 @@ def _program(machine_number: int, code: bytes) -> bytes:
     )
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _LOAD_ADDRESS, _LOAD_ADDRESS, size, size, 0x1_0000)
     return header + segment + code
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes, *, mode: int = 0o644) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(content), mode
-    tar.addfile(entry, io.BytesIO(content))
-
-
-def _descriptor(media_type: str, blob: bytes) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": _digest(blob), "size": len(blob)}
-
-
-def _digest(blob: bytes) -> str:
-    return f"sha256:{hashlib.sha256(blob).hexdigest()}"
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()
