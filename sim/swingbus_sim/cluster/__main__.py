@@ -1,4 +1,4 @@
-"""`python -m swingbus_sim.cluster up|down|status|env|build`: a real Kubernetes cluster on this machine."""
+"""`python -m swingbus_sim.cluster up|down|status|env|load|build`: a real Kubernetes cluster on this machine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import FrameType
 
 from swingbus.faults import SwingbusError
 from swingbus_sim.cluster.layout import Layout, layout
+from swingbus_sim.cluster.loading import load_images
 from swingbus_sim.cluster.requirements import install_packages, missing_for_nodes
 from swingbus_sim.cluster.tools import CONTROL, NODES, ensure_tools
 from swingbus_sim.cluster.up import bring_up, find_cluster, take_down
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("down", help="end all of it, also what a crash left")
     verbs.add_parser("status", help="say what runs")
     verbs.add_parser("env", help='print the variables for kubectl and helm: eval "$(... env)"')
+    load = verbs.add_parser("load", help="put images on its real nodes: OCI archives, as `make images` writes them")
+    load.add_argument("archive", type=Path, nargs="+")
     build = verbs.add_parser("build", help="only build the programs")
     build.add_argument("--no-nodes", action="store_true", help="leave out what real nodes need")
     return parser
@@ -98,6 +101,11 @@ def _env(options: argparse.Namespace) -> None:
         print(f"export {name}={shlex.quote(value)}")
 
 
+def _load(options: argparse.Namespace) -> None:
+    for name in load_images(find_cluster(layout(options.name)), options.archive):
+        print(f"{name}  (imagePullPolicy: Never)")
+
+
 def _build(options: argparse.Namespace) -> None:
     tools = ensure_tools(
         layout(options.name).tools, (CONTROL,) if options.no_nodes else (CONTROL, NODES), say=_teller()
@@ -106,7 +114,7 @@ def _build(options: argparse.Namespace) -> None:
     print(f"{tools.built} ({size_bytes / 2**20:.0f} MiB)")
 
 
-_VERBS = {"up": _up, "down": _down, "status": _status, "env": _env, "build": _build}
+_VERBS = {"up": _up, "down": _down, "status": _status, "env": _env, "load": _load, "build": _build}
 
 
 def _teller() -> Callable[[str], None]:

@@ -10,17 +10,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from swingbus.faults import WrongState
+from swingbus.faults import InvalidInput, WrongState
 from swingbus_sim.cluster import cgroups, network, node_files
 from swingbus_sim.cluster.control_plane import ControlPlane
 from swingbus_sim.cluster.images import write_base_image
 from swingbus_sim.cluster.layout import Layout, NodePlan
 from swingbus_sim.cluster.node_files import CONTAINERD_SOCKET
 from swingbus_sim.cluster.processes import SYSTEM_PATH, Processes, children, run
+from swingbus_sim.cluster.requirements import HIDDEN_IN_NODES
+from swingbus_sim.cluster.tools import Tools
 
 NODE_LABEL = "swingbus.io/node"  # `real` on these; KWOK's have none
 _INIT_TIMEOUT_S = 20.0
 _CONTAINERD_TIMEOUT_S = 30.0
+_IMPORT_TIMEOUT_S = 180.0
 _PROGRAMS = ("containerd", "kubelet", "kube-proxy")
 
 
@@ -47,10 +50,20 @@ def start_all(control: ControlPlane, plans: tuple[NodePlan, ...], say: Callable[
         _start_init(control, plan, plans)
         _start_containerd(control, plan)
     for plan in plans:
-        _import(control, plan, archive)
+        _wait_for_containerd(control.processes, plan)
+        import_image(control.processes, control.tools, plan, archive)
         _start_kubelet(control, plan)
         _start_proxy(control, plan)
         say(f"node {plan.name} started")
+
+
+def import_image(processes: Processes, tools: Tools, plan: NodePlan, archive: Path) -> None:
+    """Put the image of an OCI archive on a node, under the name that the archive gives it; one that is there already is replaced."""
+    if any(archive.resolve().is_relative_to(hidden) for hidden in HIDDEN_IN_NODES):
+        raise InvalidInput(f"{archive} lies under /var or /run, which nodes replace: move it to another folder")
+    ctr = (str(tools.path("ctr")), f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
+    command = (*entry(processes, plan), *ctr, "images", "import", str(archive.resolve()))
+    run(command, timeout_s=_IMPORT_TIMEOUT_S)
 
 
 def cut_power(processes: Processes, layout: Layout, plan: NodePlan) -> None:
@@ -118,12 +131,6 @@ def _wait_for_containerd(processes: Processes, plan: NodePlan) -> None:
     """Wait until it listens: a kubelet that comes earlier ends at once, and nobody here starts it again."""
     socket = Path(f"/proc/{_init_pid(processes, plan)}/root{CONTAINERD_SOCKET}")
     processes.wait_ready(f"containerd-{plan.name}", socket.is_socket, timeout_s=_CONTAINERD_TIMEOUT_S)
-
-
-def _import(control: ControlPlane, plan: NodePlan, archive: Path) -> None:
-    _wait_for_containerd(control.processes, plan)
-    ctr = (str(control.tools.path("ctr")), f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
-    run((*entry(control.processes, plan), *ctr, "images", "import", str(archive)))
 
 
 def _start_kubelet(control: ControlPlane, plan: NodePlan) -> None:

@@ -21,7 +21,7 @@ _COMMANDS = {
     "unshare": "util-linux",
     "mount": "mount",
 }
-_HIDDEN_IN_NODES = (Path("/var"), Path("/run"))
+HIDDEN_IN_NODES = (Path("/var"), Path("/run"))
 _INSTALL_TIMEOUT_S = 300.0
 
 
@@ -60,7 +60,7 @@ def missing_for_nodes(home: Path) -> tuple[str, ...]:
     for command, package in _COMMANDS.items():
         if find_command(command) is None:
             lacks.append(f"{command} is missing: install the package {package}")
-    if any(home.resolve().is_relative_to(hidden) for hidden in _HIDDEN_IN_NODES):
+    if any(home.resolve().is_relative_to(hidden) for hidden in HIDDEN_IN_NODES):
         lacks.append(
             f"{home} lies under /var or /run, which nodes replace: set SWINGBUS_CLUSTER_HOME to another folder"
         )
