@@ -159,7 +159,10 @@ def _rights(settings: AgentSettings) -> list[Finding]:
     if has_gpus and os.geteuid() != 0 and not _has_sys_admin():
         text = f"on, but {_user()} is neither root nor has CAP_SYS_ADMIN: a driver will likely refuse power limits"
         return [_wrong("writes", text)]
-    return [_seen("writes", f"on, as {_user()}: devices are changed where the controller orders it")]
+    who = _user()
+    if settings.node.run_as_user and os.geteuid() == 0:
+        who = f"user {settings.node.run_as_user}, with a child that stays root for limits and kubelet's socket"
+    return [_seen("writes", f"on, as {who}: devices are changed where the controller orders it")]
 
 
 def _user() -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -84,12 +85,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(config: Path, log_level: str) -> int:
     from swingbus.logs import configure_logging
-    from swingbus_agent.running import run_agent
     from swingbus_agent.settings import load_settings
+    from swingbus_agent.splitting import part_from_root
 
     settings = load_settings(config)
     configure_logging("swingbus-agent", level=log_level)
-    return asyncio.run(run_agent(settings))
+    keeper = part_from_root(settings)
+    # Only now: gRPC starts threads of its own, and whoever starts them as root has them as root.
+    from swingbus_agent.running import run_agent
+
+    return asyncio.run(run_agent(settings, keeper))
 
 
 def _check(config: Path | None) -> int:
@@ -122,8 +127,8 @@ def _join(bundle_path: Path, config: Path | None, *, replace: bool) -> int:
             reason="WRONG_ROLE",
         )
     folder = DEFAULT_STATE_DIR / "bundle"
-    if config is not None:
-        settings = load_settings(config)
+    settings = None if config is None else load_settings(config)
+    if settings is not None:
         folder = settings.controller.bundle
         if settings.name != bundle.name:
             raise InvalidInput(
@@ -132,6 +137,10 @@ def _join(bundle_path: Path, config: Path | None, *, replace: bool) -> int:
                 reason="OTHER_AGENT",
             )
     path = install_bundle(bundle, folder, replace=replace)
+    if settings is not None and settings.node.run_as_user and os.geteuid() == 0:
+        # The agent reads it after it has given root up.
+        for each in (folder, path):
+            os.chown(each, settings.node.run_as_user, settings.node.run_as_group or settings.node.run_as_user)
     print(f"installed {path}: agent {bundle.name}, controller {bundle.endpoint}, valid until {bundle.expires:%Y-%m-%d}")
     print(f"now delete {bundle_path} and start: swingbus-agent run --config FILE")
     return EXIT_OK

@@ -15,12 +15,15 @@ import structlog
 from swingbus import __version__
 from swingbus.bundle import BUNDLE_FILE
 from swingbus.clock import Clock, SystemClock, boot_id
-from swingbus.faults import SwingbusError
+from swingbus.faults import SwingbusError, Unreachable
 from swingbus_agent.adapters.channels import BundleChannels, LoopbackChannels
 from swingbus_agent.adapters.grpc_link import GrpcLink
 from swingbus_agent.adapters.host import PsutilHost
 from swingbus_agent.adapters.metrics import Gauge, serve_metrics
 from swingbus_agent.adapters.modbus_meter import MAPS, ModbusMeter
+from swingbus_agent.adapters.privileged.door import KubeletDoor
+from swingbus_agent.adapters.privileged.limits import KeptLimits
+from swingbus_agent.adapters.privileged.link import KeeperLink
 from swingbus_agent.adapters.spool import SqliteSpool
 from swingbus_agent.adapters.state_store import FileStateStore
 from swingbus_agent.app.asic_bank import AsicBank
@@ -38,6 +41,7 @@ from swingbus_agent.domain.spool_policy import Bounds
 from swingbus_agent.domain.views import ExecutionTimes
 from swingbus_agent.domain.workload import GpuUnit
 from swingbus_agent.ports.bank import BankPort, BankReading
+from swingbus_agent.ports.gpu import GpuActuator
 from swingbus_agent.ports.pods import PodLister
 from swingbus_agent.ports.workload import WorkloadDriver
 from swingbus_agent.settings import AgentSettings, BankSettings, PodSettings
@@ -52,24 +56,50 @@ class _Leave(Exception):
     """Ends the task group at a signal."""
 
 
-async def run_agent(settings: AgentSettings) -> int:
-    """Run until SIGTERM or SIGINT; return the exit code."""
+class _KeeperGone(Exception):
+    """Ends the task group when the child that stayed root is no more."""
+
+
+async def run_agent(settings: AgentSettings, keeper: KeeperLink | None = None) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        settings: the agent's file.
+        keeper: to the child that stayed root, where the agent is not root any more.
+
+    Raises:
+        Unreachable: that child is gone. Without root nothing here can start it again, and an agent that cannot lower a limit must not
+            look as if it could: whoever started both starts both again.
+    """
     clock = SystemClock()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    agent = Agent(settings, clock=clock, random_=random.Random())
+    agent = Agent(settings, clock=clock, random_=random.Random(), keeper=keeper)
+    lost: list[BaseException] = []
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_leave_at(stop))
             group.create_task(agent.run())
+            if keeper is not None:
+                group.create_task(_watch_keeper(keeper))
     except* _Leave:
         _log.info("agent_left", message="sessions are closed; miners and workloads go on as they are")
+    except* _KeeperGone as group_error:
+        lost.extend(group_error.exceptions)
     finally:
+        if keeper is not None:
+            keeper.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+    if lost and not stop.is_set():
+        raise Unreachable(str(lost[0]), reason="PRIVILEGED_CHILD_GONE")
     return 0
+
+
+async def _watch_keeper(keeper: KeeperLink) -> None:
+    raise _KeeperGone(f"the privileged child {await keeper.wait_gone()}; the agent ends so that both are started again")
 
 
 async def _leave_at(stop: asyncio.Event) -> None:
@@ -95,8 +125,11 @@ def open_link_channels(settings: AgentSettings) -> LoopbackChannels | BundleChan
 class Agent:
     """One agent, put together; `run` never returns by itself."""
 
-    def __init__(self, settings: AgentSettings, *, clock: Clock, random_: random.Random) -> None:
+    def __init__(
+        self, settings: AgentSettings, *, clock: Clock, random_: random.Random, keeper: KeeperLink | None = None
+    ) -> None:
         self._settings = settings
+        self._keeper = keeper
         self._clock = clock
         self._random = random_
         self._boot_id = boot_id()
@@ -134,7 +167,7 @@ class Agent:
         channels = open_link_channels(settings)
         damage = await self.spool.open()
         self.steward.load()
-        drivers, readiness, banks, closers = build_banks(settings, self._clock)
+        drivers, readiness, banks, closers = build_banks(settings, self._clock, self._keeper)
         rounds = self.rounds = Rounds(
             self.spool,
             clock=self._clock,
@@ -402,7 +435,9 @@ async def _run_and_close(run: Step, close: Step) -> None:
         await close()
 
 
-def build_banks(settings: AgentSettings, clock: Clock) -> tuple[list[Step], list[Step], list[BankPort], list[Step]]:
+def build_banks(
+    settings: AgentSettings, clock: Clock, keeper: KeeperLink | None = None
+) -> tuple[list[Step], list[Step], list[BankPort], list[Step]]:
     """Return drivers to run, what tells that they are up, banks, and what closes them. Without `writes` no write path is loaded at all."""
     drivers: list[Step] = []
     readiness: list[Step] = []
@@ -419,19 +454,27 @@ def build_banks(settings: AgentSettings, clock: Clock) -> tuple[list[Step], list
     gpu_banks = [bank for bank in settings.banks if bank.kind is Kind.GPU]
     wants_gpus = bool(gpu_banks) or not settings.banks
     gpu_host = None
-    source = None
+    actuator: GpuActuator | None = None
     if wants_gpus:
         from swingbus_agent.adapters.nvml.source import NvmlGpus
 
-        source = NvmlGpus(writes=settings.writes)
+        # With a child that stayed root the one that reads has no write path.
+        source = NvmlGpus(writes=settings.writes and keeper is None)
         closers.append(source.aclose)
+        if settings.writes:
+            actuator = source if keeper is None else KeptLimits(source, keeper)
         gpu_host = GpuHost(source, clock, fresh_s=settings.sampling.gpu_period_s * 0.5)
     kubelet: PodLister | None = None
     if any(bank.runs_pods for bank in gpu_banks):
         from swingbus_agent.adapters.pod_workloads.kubelet import KubeletPods
 
-        kubelet = KubeletPods(settings.pods.socket, timeout_s=settings.pods.timeout_s, clock=clock)
+        door = None
+        if keeper is not None:
+            door = KubeletDoor(settings.state_dir, keeper, deadline_s=settings.pods.timeout_s)
+        kubelet = KubeletPods(settings.pods.socket, timeout_s=settings.pods.timeout_s, clock=clock, door=door)
         closers.append(kubelet.aclose)
+        if door is not None:
+            closers.append(door.aclose)
     for bank in settings.banks:
         if bank.kind is Kind.ASIC and asic_driver is not None:
             banks.append(
@@ -461,7 +504,7 @@ def build_banks(settings: AgentSettings, clock: Clock) -> tuple[list[Step], list
                     host=gpu_host,
                     clock=clock,
                     period_s=settings.sampling.gpu_period_s,
-                    actuator=source if settings.writes else None,
+                    actuator=actuator,
                     make_workloads=_workload_factory(settings, bank, kubelet, clock),
                 )
             )

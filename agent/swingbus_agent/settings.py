@@ -29,6 +29,14 @@ _MODES = {"mining": Mode.MINING, "inference": Mode.INFERENCE, "standby": Mode.ST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """Whom the agent becomes when it was started as root; 0 as user means nobody else."""
+
+    run_as_user: int
+    run_as_group: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSettings:
     """How to reach the controller; an empty endpoint means none."""
 
@@ -145,6 +153,7 @@ class AgentSettings:
     name: str
     state_dir: Path
     writes: bool
+    node: NodeSettings
     controller: ControllerSettings
     sampling: SamplingSettings
     spool: SpoolSettings
@@ -194,6 +203,7 @@ def parse_settings(document: Mapping[str, Any], *, where: str, environment: Mapp
         name=root["name"],
         state_dir=state_dir,
         writes=root["writes"],
+        node=NodeSettings(**root["node"]),
         controller=ControllerSettings(
             **{**link, "bundle": Path(link["bundle"]) if link["bundle"] else state_dir / "bundle"}
         ),
@@ -409,6 +419,8 @@ def _cross_check(settings: AgentSettings, mistakes: list[str]) -> None:
         mistakes.append(
             f"`controller.endpoint` is {settings.controller.endpoint!r}; write host:port, for instance 10.0.0.2:7443"
         )
+    if settings.node.run_as_group and not settings.node.run_as_user:
+        mistakes.append("`node.run_as_group` is set without `node.run_as_user`; add the user, or remove the group")
     for workload in settings.workloads:
         if not workload.command:
             mistakes.append(f"workload `{workload.name}` has an empty command; write program and arguments as a list")

@@ -59,6 +59,14 @@ KEYS: tuple[Key, ...] = (
         "whether software may change anything on this host's devices; without it no write path is loaded",
     ),
     _key(
+        "node.run_as_user",
+        "integer",
+        0,
+        "user that the agent becomes after it was started as root; a small child stays root and sets limits. 0: it stays as it was started",
+        (0, 2**32 - 2),
+    ),
+    _key("node.run_as_group", "integer", 0, "group that it becomes; 0: the same number as run_as_user", (0, 2**32 - 2)),
+    _key(
         "controller.endpoint",
         "text",
         "",

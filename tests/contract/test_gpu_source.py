@@ -10,6 +10,9 @@ import pytest
 
 from swingbus.faults import Forbidden, InvalidInput, NotFound, Unreachable
 from swingbus_agent.adapters.nvml.source import NvmlGpus, NvmlTimings
+from swingbus_agent.adapters.privileged.limits import KeptLimits
+from swingbus_agent.adapters.privileged.link import KeeperLink, start_keeper
+from swingbus_agent.adapters.privileged.words import Rules
 from swingbus_agent.domain.fields import GPU_FIELDS
 from swingbus_agent.domain.gpu import GpuInventory, GpuRound
 from swingbus_agent.domain.readings import Condition
@@ -61,10 +64,11 @@ class NvmlRig:
 
     def __init__(self, directory: Path) -> None:
         self.host = GpuHost(directory / "shelf", GPU_COUNT)
-        timings = NvmlTimings(call_deadline_s=0.8, first_probe_s=0.05, lost_reopen_s=0.1)
-        self.nvml = NvmlGpus(writes=True, timings=timings, environment=self.host.environment)
-        self.source: GpuSource = self.nvml
-        self.actuator: GpuActuator = self.nvml
+        self.timings = NvmlTimings(call_deadline_s=0.8, first_probe_s=0.05, lost_reopen_s=0.1)
+        nvml = NvmlGpus(writes=True, timings=self.timings, environment=self.host.environment)
+        self.links: list[KeeperLink] = []
+        self.source: GpuSource = nvml
+        self.actuator: GpuActuator = nvml
         self.read_only: GpuActuator = NvmlGpus(environment=self.host.environment)
 
     def break_gpu(self, index: int, condition: Condition) -> None:
@@ -82,15 +86,29 @@ class NvmlRig:
                 self.host.change(index, enforced_limit_w=limit_w, requested_limit_w=limit_w)
 
 
-@pytest.fixture(params=["fake", "nvml"])
+class KeptRig(NvmlRig):
+    """The real adapter for readings; limits through the real privileged child, and one whose rules allow none."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        environment = self.host.environment
+        self.source = NvmlGpus(timings=self.timings, environment=environment)
+        rules = [Rules(may_limit=may_limit, gpus=(), kubelet_socket="") for may_limit in (True, False)]
+        self.links = [start_keeper(each, environment=environment) for each in rules]
+        self.actuator, self.read_only = (KeptLimits(self.source, link) for link in self.links)
+
+
+@pytest.fixture(params=["fake", "nvml", "kept"])
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
     """Return a rig and close it."""
     if request.param == "fake":
         yield FakeRig()
         return
-    made = NvmlRig(tmp_path)
+    made = NvmlRig(tmp_path) if request.param == "nvml" else KeptRig(tmp_path)
     yield made
     await made.source.aclose()
+    for link in made.links:
+        link.close()
     made.host.close()
 
 

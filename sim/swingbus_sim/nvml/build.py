@@ -23,6 +23,7 @@ from swingbus.faults import NotFound, WrongState
 LIBRARY_NAME = "libnvidia-ml.so.1"
 SHELF_VARIABLE = "SWINGBUS_SIM_SHELF"
 READ_ONLY_VARIABLE = "SWINGBUS_SIM_NVML_READ_ONLY"
+ROOT_ONLY_VARIABLE = "SWINGBUS_SIM_NVML_ROOT_ONLY"
 CACHE_VARIABLE = "SWINGBUS_SIM_CACHE"
 
 _SOURCE = Path(__file__).with_name("stand_in.c")

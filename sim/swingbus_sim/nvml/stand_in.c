@@ -403,6 +403,8 @@ nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, u
 nvmlReturn_t nvmlDeviceSetPowerManagementLimit(nvmlDevice_t device, unsigned limit_mw) {
     TAKE(device);
     if (getenv("SWINGBUS_SIM_NVML_READ_ONLY") != NULL) return NO_PERMISSION;
+    /* As a real driver does; elsewhere whoever runs the simulator may set limits, for most do without root. */
+    if (getenv("SWINGBUS_SIM_NVML_ROOT_ONLY") != NULL && geteuid() != 0) return NO_PERMISSION;
     if (limit_mw < r.min_limit_mw || limit_mw > r.max_limit_mw) return INVALID_ARGUMENT;
     uint64_t *word = &shelf->gpus[gpu_index(device)].request;
     uint64_t old = __atomic_load_n(word, __ATOMIC_ACQUIRE);

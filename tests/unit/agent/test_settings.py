@@ -80,6 +80,8 @@ def test_several_mistakes_are_listed_at_once() -> None:
         ({"name": "a", "bank": [PODS], "pods": {"miner_namespace": "m", "socket": "kubelet.sock"}}, "the whole path"),
         ({"name": "a", "bank": [PODS], "pods": {"miner_namespace": "m", "mining_workload": "A b"}}, "lower-case"),
         ({"name": "a", "bank": [PODS], "pods": {"miner_namespace": "m", "mining_workload": "inference"}}, "are both"),
+        ({"name": "a", "node": {"run_as_group": 5}}, "without `node.run_as_user`"),
+        ({"name": "a", "node": {"run_as_user": -1}}, "`node.run_as_user`"),
     ],
 )
 def test_wrong_document_is_refused_with_what_and_where(document: dict[str, Any], part: str) -> None:

@@ -48,12 +48,10 @@ class Driver:
 
     def open(self, bus_ids: list[str] | None, skip: list[int], with_events: bool) -> None:
         """Load the driver library, find GPUs (all but the indices in `skip`, or exactly `bus_ids`) and announce each."""
-        if pynvml is None:
-            raise DriverError(plan.NO_BINDING)
         if self._is_open:
             call("nvmlShutdown")
             self._is_open = False
-        call("nvmlInit")
+        load_driver()
         self._is_open = True
         self._handles = []
         self._events = None
@@ -172,6 +170,17 @@ class DriverError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(plan.code_text(code))
         self.code = code
+
+
+def load_driver() -> None:
+    """Load the driver's library.
+
+    Raises:
+        DriverError: there is none, or no binding for it.
+    """
+    if pynvml is None:
+        raise DriverError(plan.NO_BINDING)
+    call("nvmlInit")
 
 
 def call(function: str, *arguments: Any) -> Any:

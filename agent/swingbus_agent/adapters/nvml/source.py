@@ -120,7 +120,7 @@ class NvmlGpus:
             gpu = next((each for each in self._known().gpus if each.uuid == uuid), None)
             if gpu is None:
                 raise NotFound(f"no GPU {uuid} on this host: `swingbus-agent check` lists them", reason="NO_SUCH_GPU")
-            _refuse_outside(gpu, power_w)
+            refuse_outside(gpu, power_w)
             position = self._positions.get(uuid)
             if position is None or self._child is None:
                 state = "hangs" if uuid in self._quarantine else "is lost"
@@ -136,7 +136,7 @@ class NvmlGpus:
             except Gone as error:
                 await self._drop_child(str(error))
                 raise TimedOut(f"the driver's process ended at GPU {uuid}: the limit may or may not be set") from error
-            _raise_for(done.get("code", plan.SUCCESS), uuid, power_w)
+            raise_for_code(done.get("code", plan.SUCCESS), uuid, power_w)
 
     async def aclose(self) -> None:
         """End the child and any probe."""
@@ -387,7 +387,8 @@ def _boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def _refuse_outside(gpu: GpuIdentity, power_w: float) -> None:
+def refuse_outside(gpu: GpuIdentity, power_w: float) -> None:
+    """Raise InvalidInput for a limit that the GPU does not take."""
     least_w, most_w = gpu.min_limit_w, gpu.max_limit_w
     if (least_w is not None and power_w < least_w) or (most_w is not None and power_w > most_w) or power_w <= 0:
         raise InvalidInput(
@@ -397,7 +398,8 @@ def _refuse_outside(gpu: GpuIdentity, power_w: float) -> None:
         )
 
 
-def _raise_for(code: int, uuid: str, power_w: float) -> None:
+def raise_for_code(code: int, uuid: str, power_w: float) -> None:
+    """Raise what the driver's code means for a limit that was asked for; nothing for success."""
     if code == plan.SUCCESS:
         return
     text = f"GPU {uuid} refused a limit of {power_w:g} W: {plan.code_text(code)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -34,18 +35,30 @@ _OPTIONS = (
 _REFUSED_PAUSES_S = (0.05, 0.1)
 
 
+class Door(Protocol):
+    """Another way to the kubelet's socket, for an agent that may not open it."""
+
+    why_not: str  # why the last connection did not get there; empty where it did
+
+    async def path(self) -> Path:
+        """Return the socket to connect to instead."""
+        ...
+
+
 class KubeletPods:
     """The pods of this node as its kubelet tells them."""
 
-    def __init__(self, socket: Path, *, timeout_s: float, clock: Clock) -> None:
+    def __init__(self, socket: Path, *, timeout_s: float, clock: Clock, door: Door | None = None) -> None:
         """Nothing is opened before the first call.
 
         Args:
             socket: kubelet's PodResources socket; only root may open it.
             timeout_s: the deadline of one answer.
             clock: says since when the kubelet hangs.
+            door: the way there without root.
         """
         self._socket = socket
+        self._door = door
         self._timeout_s = timeout_s
         self._clock = clock
         self._channel: grpc.aio.Channel | None = None
@@ -54,7 +67,11 @@ class KubeletPods:
     async def list_held(self) -> tuple[HeldDevice, ...] | Unavailable | Hung:
         """Ask for every device that a pod holds (see the port)."""
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(f"unix:{self._socket}", options=_OPTIONS)
+            try:
+                socket = self._socket if self._door is None else await self._door.path()
+            except OSError as error:
+                return Unavailable(reason=f"kubelet cannot be asked at {self._socket}: no way there: {error}")
+            self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
         lister = wire.PodResourcesListerStub(self._channel)
         for pause_s in (*_REFUSED_PAUSES_S, None):
             began_ns = self._clock.boottime_ns()
@@ -83,7 +100,7 @@ class KubeletPods:
                 reason=f"kubelet takes calls at {self._socket} but does not answer within {self._timeout_s:g} s; look at its log",
             )
         self._hung_since_ns = None
-        why = error.details() or error.code().name
+        why = (self._door.why_not if self._door is not None else "") or error.details() or error.code().name
         match error.code():
             case grpc.StatusCode.UNAVAILABLE:
                 step = "is kubelet running, is its pod-resources folder mounted here, and is this user root?"
