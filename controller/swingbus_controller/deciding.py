@@ -17,6 +17,7 @@ from swingbus_controller.api.capacity_service import CapacityService
 from swingbus_controller.app.commands import Commands
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.showing import LedgerView
+from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.planning.market import MarketView
 from swingbus_controller.domain.planning.plan import Authority
 from swingbus_controller.domain.power.budget_events import JournalTrust
@@ -49,8 +50,13 @@ def build_deciding(
     instance: str,
     boot_id: str,
     market: Callable[[float], MarketView],
+    cluster: ClusterState | None = None,
 ) -> Deciding:
-    """Fold the journal and build the engine; it claims the next epoch."""
+    """Fold the journal and build the engine; it claims the next epoch.
+
+    Args:
+        cluster: what is seen of the cluster, where banks run pods.
+    """
     state = SiteState(site)
     for journaled in journal.read():
         if journaled.entry.payload is not None:
@@ -65,6 +71,7 @@ def build_deciding(
         boot_id=boot_id,
         trust=JournalTrust.LOST if journal_is_new else JournalTrust.UNPROVEN,
         market=market,
+        cluster=cluster,
     )
     return Deciding(
         engine=engine, view=LedgerView(engine), service=CapacityService(engine, Commands(engine, clock), clock)

@@ -61,6 +61,7 @@ from swingbus_controller.pki_commands import mount as mount_pki
 from swingbus_controller.settings import Configuration, load_configuration
 
 if TYPE_CHECKING:
+    from swingbus_controller.clustering import Clustered
     from swingbus_controller.deciding import Deciding
 
 SERVICES = (link_service.SERVICE, fleet_service.SERVICE, market_service.SERVICE, refused_capacity.SERVICE)
@@ -118,7 +119,8 @@ class Controller:
         recorder = Recorder(self.journal, clock, self.metrics)
         found = rebuild(self.fleet, self.telemetry, self.journal, decode_stored)
         board = MarketBoard(place=site.market, book=self._feed(), journal=self.journal, log=self.journal, clock=clock)
-        deciding = self._build_deciding(board)
+        clustered = await self._connect_cluster()
+        deciding = self._build_deciding(board, clustered)
         if deciding is None:
             self.journal.claim_epoch(self.instance, 0)
         ingest = Ingest(
@@ -190,6 +192,8 @@ class Controller:
                 ]
                 if deciding is not None:
                     loops.append(tasks.create_task(deciding.engine.run()))
+                if deciding is not None and clustered is not None:
+                    loops.append(tasks.create_task(clustered.run(deciding.engine)))
                 await stop.wait()
                 # Refuse intake, drain, flush, close.
                 async with asyncio.timeout(STOP_GRACE_S * 3):
@@ -200,10 +204,23 @@ class Controller:
         finally:
             async with asyncio.timeout(STOP_GRACE_S):
                 await server.stop(0)
+            if clustered is not None:
+                await clustered.aclose()
         await ingest.flush()
         self._log.info("controller_stopped", site=site.name)
 
-    def _build_deciding(self, board: MarketBoard) -> Deciding | None:
+    async def _connect_cluster(self) -> Clustered | None:
+        settings, site = self.configuration.cluster, self.configuration.site
+        if settings is None or site.authority is not Authority.CONTROL:
+            return None
+        if not any(bank.is_in_cluster for bank in site.banks):
+            return None
+        # The client costs 30 MB: who moves no pods does not load it.
+        from swingbus_controller.clustering import connect_cluster
+
+        return await connect_cluster(settings, clock=self._clock, instance=self.instance)
+
+    def _build_deciding(self, board: MarketBoard, clustered: Clustered | None) -> Deciding | None:
         site = self.configuration.site
         if site.authority is Authority.OBSERVE:
             return None
@@ -218,6 +235,7 @@ class Controller:
             instance=self.instance,
             boot_id=boot_id(),
             market=board.view,
+            cluster=None if clustered is None else clustered.state,
         )
 
     def _feed(self) -> MarketBook:

@@ -58,10 +58,31 @@ class ControllerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """How to reach the cluster whose pods are moved, and what things are called there.
+
+    Attributes:
+        kubeconfig: empty in a pod, whose own service account counts; context: of the kubeconfig, empty for its current one.
+        namespace, lease: of the lease that says which controller may write.
+        gate, resource, enrolled_label, enrolled_value: as the chart was installed.
+    """
+
+    kubeconfig: Path | None = None
+    context: str = ""
+    namespace: str = "swingbus-system"
+    lease: str = "swingbus-controller"
+    gate: str = "swingbus.io/power"
+    resource: str = "nvidia.com/gpu"
+    enrolled_label: str = "swingbus.io/power-gate"
+    enrolled_value: str = "enabled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One controller with its site."""
+    """One controller with its site; `cluster` is None where no bank runs pods."""
 
     controller: ControllerSettings
+    cluster: ClusterSettings | None
     site: SiteFile
     source: str
     known_keys: frozenset[str]
@@ -89,11 +110,18 @@ def load_configuration(
     faults = Faults()
     document = StrictTable(values, faults)
     controller = _controller(document.table("controller"), path.parent)
+    cluster = _cluster(document.table("kubernetes"), path.parent) if document.has("kubernetes") else None
     site = parse_site(document, faults)
+    if site is not None and cluster is None and any(bank.is_in_cluster for bank in site.banks):
+        document.fault(
+            "kubernetes", 'is missing; banks with workloads = "kubernetes" need it, if only as an empty table'
+        )
     document.finish()
     faults.raise_if_faulty(str(path))
     assert site is not None  # only a noted fault makes it None
-    return Configuration(controller=controller, site=site, source=str(path), known_keys=frozenset(faults.known_keys))
+    return Configuration(
+        controller=controller, cluster=cluster, site=site, source=str(path), known_keys=frozenset(faults.known_keys)
+    )
 
 
 def _load_toml(path: Path) -> dict[str, Any]:
@@ -136,6 +164,24 @@ def _controller(table: StrictTable, folder: Path) -> ControllerSettings:
         ),
         max_agents=table.count("max_agents", defaults.max_agents, low=1, high=10_000),
         journal_keep_s=table.number("journal_keep_days", defaults.journal_keep_s / 86_400, low=1.0) * 86_400,
+    )
+    table.finish()
+    return settings
+
+
+def _cluster(table: StrictTable, folder: Path) -> ClusterSettings:
+    defaults = ClusterSettings()
+    kubeconfig = table.text("kubeconfig", "")
+    label, _, value = table.text("enrolled", f"{defaults.enrolled_label}={defaults.enrolled_value}").partition("=")
+    settings = ClusterSettings(
+        kubeconfig=folder / kubeconfig if kubeconfig else None,
+        context=table.text("context", ""),
+        namespace=table.text("namespace", defaults.namespace),
+        lease=table.text("lease", defaults.lease),
+        gate=table.text("gate", defaults.gate),
+        resource=table.text("resource", defaults.resource),
+        enrolled_label=label,
+        enrolled_value=value,
     )
     table.finish()
     return settings

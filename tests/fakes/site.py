@@ -22,6 +22,7 @@ from swingbus.faults import WrongState
 from swingbus_controller.app.commands import Commands, Order
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.deciding import Deciding, build_deciding
+from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.fleet import orders
 from swingbus_controller.domain.fleet.frames import (
     AgentInventory,
@@ -845,7 +846,7 @@ class Agent:
                     bank=b.site.bank,
                     kind="gpu" if b.is_gpu else "asic",
                     device_class=b.site.device_class,
-                    unit_size=8 if b.is_gpu else 1,
+                    unit_size=len(b.devices) // len(b.units) if b.is_gpu else 1,
                     devices=tuple(
                         DeviceSpec(
                             device=d.name,
@@ -991,7 +992,7 @@ class VirtualSite:
 
     def _bank(self, declared: SiteBank, mining: int) -> Bank:
         is_gpu = declared.spec.kind.value == "gpu"
-        size = 8 if is_gpu else 1
+        size = self.site.classes[declared.device_class].unit_size
         devices = [
             Device(
                 name=f"d{i:02d}",
@@ -1005,7 +1006,7 @@ class VirtualSite:
             )
             for i in range(declared.device_count)
         ]
-        units = [Unit(i) for i in range(declared.device_count // 8)] if is_gpu else []
+        units = [Unit(i) for i in range(declared.device_count // size)] if is_gpu else []
         return Bank(site=declared, name=declared.name, devices=devices, units=units)
 
     # The controller.
@@ -1034,12 +1035,17 @@ class VirtualSite:
             instance=f"controller-{self.controllers}",
             boot_id=boot_id,
             market=self.market.view,
+            cluster=self.cluster_state(),
         )
         self.commands = Commands(self.engine, self.clock)
         self.marker = 0
         self._orders.clear()
         for agent in self.agents.values():
             agent.said_hello = False
+
+    def cluster_state(self) -> ClusterState | None:
+        """Return what the controller sees of a cluster; this site has none."""
+        return None
 
     def kill_controller(self) -> None:
         """Drop it where it stands."""

@@ -14,6 +14,8 @@ import structlog
 
 from swingbus.clock import Clock
 from swingbus.faults import InvalidInput, WrongState
+from swingbus_controller.app.adopting import Adopting
+from swingbus_controller.app.cluster_desk import ClusterDesk
 from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.naming import Accuser
 from swingbus_controller.app.ordering import OrderBook
@@ -27,15 +29,16 @@ from swingbus_controller.app.protecting import (
     shed_steps,
     unshed_w,
 )
-from swingbus_controller.app.recording import Recorder, bank_subject
+from swingbus_controller.app.recording import Recorder
 from swingbus_controller.app.sensing import Senses, ledger_report
+from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.fleet import orders
 from swingbus_controller.domain.fleet.frames import AgentInventory, BatchFrame
 from swingbus_controller.domain.flips.admission import Admission
 from swingbus_controller.domain.flips.boot_axis import axis_at
 from swingbus_controller.domain.flips.flip import WattState
 from swingbus_controller.domain.flips.flip import rebased as rebased_flip
-from swingbus_controller.domain.flips.placement import Holdings, adopt, needed_w, resting_w
+from swingbus_controller.domain.flips.placement import Holdings, adopt, needed_w
 from swingbus_controller.domain.planning.market import MarketView
 from swingbus_controller.domain.planning.plan import Authority, Plan
 from swingbus_controller.domain.power.budget import Hearing
@@ -50,19 +53,14 @@ from swingbus_controller.domain.power.budget_events import (
 )
 from swingbus_controller.domain.power.decisions import (
     COVERING,
-    decide_adoption,
     decide_cover,
-    decide_regrant,
     decide_settle,
-    decide_shrink,
-    shows_newer_grant,
 )
 from swingbus_controller.domain.power.guard import exceeded_groups, guard
 from swingbus_controller.domain.power.limits import Limit
 from swingbus_controller.domain.power.reports import Marker
 from swingbus_controller.domain.power.settle import NotSettled, SettleReason
 from swingbus_controller.domain.site.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
-from swingbus_controller.domain.site.directives import Lockout
 from swingbus_controller.domain.site_state import SiteState, payload
 from swingbus_controller.ports.journal import Journal, JournalEntry
 
@@ -70,6 +68,7 @@ log = structlog.get_logger()
 
 TICK_S = 0.25
 PLAN_PERIOD_S = 5.0
+NEWS_PLAN_S = 0.25
 # A grant that covers a reading leaves this much for the next one.
 COVER_RATIO = 1.02
 TOLERANCE_W = 1.0
@@ -89,6 +88,7 @@ class SiteEngine:
         trust: JournalTrust,
         market: Callable[[float], MarketView],
         plan_period_s: float = PLAN_PERIOD_S,
+        cluster: ClusterState | None = None,
     ) -> None:
         self.state = state
         self.recorder = Recorder(site=state.site.name, journal=journal, state=state, clock=clock)
@@ -109,7 +109,7 @@ class SiteEngine:
         self._senses = Senses(state, self.recorder, self._accuser)
         self._not_settled: dict[str, NotSettled] = {}
         self._unmet_w: dict[str, float] = {}
-        self._refused: dict[str, str] = {}
+        self._adopting = Adopting(state, self.recorder)
         self._flip_count = 0
         self._poked = asyncio.Event()
         self._began_s = clock.boottime_s()
@@ -117,9 +117,20 @@ class SiteEngine:
         self._to_greet: set[str] = set()
         self._superseded: WrongState | None = None
         self._start(trust)
-        self.flips = FlipRunner(
-            state=state, recorder=self.recorder, book=self.book, report_of=self._fresh_report, rows_of=self._senses.rows
+        self.desk = ClusterDesk(
+            state=state, cluster=cluster or ClusterState(), recorder=self.recorder, report_of=self._fresh_report
         )
+        self.flips = FlipRunner(
+            state=state,
+            recorder=self.recorder,
+            book=self.book,
+            report_of=self._fresh_report,
+            rows_of=self._senses.rows,
+            pods_of=self.desk.pods_of,
+            keeps_waiting=self.desk.keeps_waiting,
+        )
+        self.desk.join(self.flips)
+        self._round_over = asyncio.Event()
 
     def _start(self, trust: JournalTrust, above: int = 0) -> None:
         epoch = self._journal.claim_epoch(self._instance, max(above, self.state.ledger.epoch))
@@ -295,15 +306,28 @@ class SiteEngine:
             raise self._superseded
         if self.state.authority is Authority.CONTROL:
             self._protect(now_s, now_unix_s)
-            self._adopt(now_s, now_unix_s)
-            self._lock_down(now_s)
+            self._adopting.adopt(self._reports, now_s, now_unix_s)
+            self._adopting.lock_down(now_s)
             self._settle(now_s)
+            self.desk.look(now_s)
             self.flips.tick(now_s)
             self._curtail(now_s, now_unix_s)
-        if self.state.authority is not Authority.OBSERVE and now_s - self._planned_s >= self._plan_period_s:
+        # Who waits for a place shall not wait for the period too.
+        period_s = min(self._plan_period_s, NEWS_PLAN_S) if self.desk.has_news else self._plan_period_s
+        if self.state.authority is not Authority.OBSERVE and now_s - self._planned_s >= period_s:
             self._plan(now_s, now_unix_s)
         if self.state.authority is Authority.CONTROL:
             self.book.refresh()
+        self._round_over.set()
+
+    async def wait_round(self) -> None:
+        """Return when a round is over that was not waited for before."""
+        await self._round_over.wait()
+        self._round_over.clear()
+
+    def poke(self) -> None:
+        """Decide soon: something that is not a report or a sample has changed."""
+        self._poked.set()
 
     def replan(self) -> None:
         """Plan at the next round."""
@@ -397,71 +421,6 @@ class SiteEngine:
         need_w = needed_w(model, holdings, open_flips) - unshed_w(model, holdings, open_flips)
         return need_w > granted_w + TOLERANCE_W
 
-    def _adopt(self, now_s: float, now_unix_s: float) -> None:
-        ledger = self.state.ledger
-        for name, (_, bank) in list(self._reports.items()):
-            adopted = decide_adoption(ledger, name, now_s)
-            if adopted:
-                self._take_up_lockout(name, bank, now_unix_s)
-                entries = [self.recorder.budget(event) for event in adopted]
-                # A journal that is older than the agent's grant knows placements of another time: what works there now stays.
-                is_outdated = shows_newer_grant(ledger, name) and not self.state.open_flips(name)
-                if name not in self.state.holdings or is_outdated:
-                    try:
-                        held = adopt(self.state.models[name], bank.observed, now_unix_s)
-                    except InvalidInput as error:
-                        self._refuse_bank(name, str(error))
-                        continue
-                    words = f"{name} found with {', '.join(f'{p.count} x {p.point}' for p in held.placements)}"
-                    entries.append(
-                        self.recorder.entry("bank_placed", bank_subject(name), words, payload=payload("holdings", held))
-                    )
-                self.recorder.record(*entries)
-            newest = ledger.newest_grant(name)
-            # A report a moment after a grant cannot know of it yet: give the agent a period to answer.
-            is_fresh = newest is not None and now_s - newest.at_s < self.state.site.protocol.report_period_s
-            if ledger.view(name, now_s).is_adopted and not is_fresh:
-                regrant = decide_regrant(ledger, name, now_s)
-                if isinstance(regrant, GrantIssued):
-                    self.recorder.record(self.recorder.budget(regrant))
-
-    def _take_up_lockout(self, name: str, bank: orders.BankReport, now_unix_s: float) -> None:
-        """Record a lockout that only the agent remembers: our journal is lost or old, or it was lifted while the agent was away.
-
-        Which of them cannot be told from here, and hands may be inside: a person lifts it.
-        """
-        if name in self.state.lockouts or not (bank.locked_out or bank.locked_devices):
-            return
-        agent = self.state.models[name].declared.agent
-        named = "" if bank.locked_out else f", for {', '.join(bank.locked_devices)}"
-        lockout = Lockout(
-            bank=name,
-            author=agent,
-            reason=f"agent {agent} holds it in its last order{named}; this controller's journal does not know it",
-            created_unix_s=now_unix_s,
-        )
-        self.recorder.record(self.recorder.lockout(lockout))
-
-    def _lock_down(self, now_s: float) -> None:
-        """Take from banks with hands inside every watt that their machines at rest don't need; `_fit` then puts the rest on record.
-
-        What machines draw all the same was covered by what is read back, and is trimmed as that falls.
-        """
-        for name, model in self.state.models.items():
-            newest = self.state.ledger.newest_grant(name)
-            if name not in self.state.lockouts or newest is None or newest.reason == COVERING:
-                continue
-            cut = decide_shrink(
-                self.state.ledger,
-                name,
-                resting_w(model),
-                now_s,
-                kind=GrantKind.SAFETY,
-                reason="locked out",
-            )
-            if isinstance(cut, GrantIssued):
-                self.recorder.record(self.recorder.budget(cut))
-
     def _settle(self, now_s: float) -> None:
         ledger = self.state.ledger
         for group in ledger.groups():
@@ -492,8 +451,11 @@ class SiteEngine:
             for flip in overtaken_growth(self.state, holdings, revision, now_s, now_unix_s):
                 reason = "a limit leaves no room for it beside what works already"
                 self.flips.cancel(flip, author=PLANNER, reason=reason, now_s=now_s)
-        market = self._market(now_unix_s)
-        self.plan, self.admission = make_plan(self.state, holdings, market, revision, now_s, now_unix_s)
+        market = self.desk.market(self._market(now_unix_s))
+        self.desk.take_news()
+        self.plan, self.admission = make_plan(
+            self.state, holdings, market, revision, now_s, now_unix_s, in_cluster=self.desk.bank_view
+        )
         if not is_control or not self.state.ledger.i1_holds(now_s):
             return
         if now_s < self.state.ledger.disturbed_until_s:
@@ -501,7 +463,15 @@ class SiteEngine:
         self._flip_count += 1
         flip_id = f"f-{self.state.ledger.epoch}-{self._flip_count}-"
         self.flips.begin(
-            begun_flips(self.state, self.plan, self.admission, flip_id=flip_id, now_s=now_s, now_unix_s=now_unix_s)
+            begun_flips(
+                self.state,
+                self.plan,
+                self.admission,
+                flip_id=flip_id,
+                now_s=now_s,
+                now_unix_s=now_unix_s,
+                times_of=self.desk.times_of,
+            )
         )
 
     def _reported_holdings(self) -> dict[str, Holdings]:
@@ -511,14 +481,8 @@ class SiteEngine:
             try:
                 found[name] = adopt(self.state.models[name], bank.observed, 0.0)
             except InvalidInput as error:
-                self._refuse_bank(name, str(error))
+                self._adopting.refuse(name, str(error))
         return found
-
-    def _refuse_bank(self, name: str, why: str) -> None:
-        """Say once why a bank is not managed; it counts at its ceiling."""
-        if self._refused.get(name) != why:
-            self._refused[name] = why
-            log.warning("bank_refused", bank=name, reason=why)
 
     def _curtail(self, now_s: float, now_unix_s: float) -> None:
         for order in self.state.open_curtailments():

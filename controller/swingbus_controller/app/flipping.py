@@ -22,7 +22,8 @@ from swingbus_controller.domain.flips.flip import (
 )
 from swingbus_controller.domain.flips.flip_events import Begun, Cancelled, FlipEvent, PhaseTimedOut, WattsHeld
 from swingbus_controller.domain.flips.flip_evidence import DeviceRows, Sighting, evidence_for, followers_count
-from swingbus_controller.domain.flips.placement import ORDER_MODES, BankModel, charged_w, finish, needed_w
+from swingbus_controller.domain.flips.placement import ORDER_MODES, BankModel, Holdings, charged_w, finish, needed_w
+from swingbus_controller.domain.flips.pods_seen import PodsSeen
 from swingbus_controller.domain.planning.points import WORKING_MODES, DeviceKind, Mode
 from swingbus_controller.domain.power.bank import BankState
 from swingbus_controller.domain.power.budget_events import GrantIssued
@@ -51,7 +52,15 @@ class FlipRunner:
         book: OrderBook,
         report_of: Callable[[str], tuple[orders.AgentReport, orders.BankReport] | None],
         rows_of: Callable[[str], DeviceRows | None],
+        pods_of: Callable[[str], PodsSeen | None] = lambda bank: None,
+        keeps_waiting: Callable[[Flip], bool] = lambda flip: False,
     ) -> None:
+        """Args:
+        pods_of: what the pods of a bank show, None where its workloads are the agent's own.
+        keeps_waiting: whether a flip whose phase is over in time has to wait on.
+        """
+        self._pods_of = pods_of
+        self._keeps_waiting = keeps_waiting
         self._state = state
         self._recorder = recorder
         self._book = book
@@ -109,7 +118,7 @@ class FlipRunner:
             event = evidence_for(model, flip, seen, event_id=self._event_id(flip), now_s=now_s)
             if event is not None and self._try(flip, event):
                 return True
-        if is_due(flip, now_s):
+        if is_due(flip, now_s) and not self._keeps_waiting(flip):
             done = 0 if seen is None else followers_count(model, flip, seen)
             return self._try(flip, PhaseTimedOut(event_id=self._event_id(flip), at_s=now_s, done_count=done))
         return False
@@ -172,7 +181,7 @@ class FlipRunner:
         agent_report, report = heard
         if agent_report.epoch != self._state.ledger.epoch:
             return None  # it still, or again, obeys another order than ours
-        wish = (desired_of(flip), flip.count, flip.direction)
+        wish = (desired_of(flip), flip.count, flip.unit_ids, flip.direction)
         known = self._wishes.get(flip.id)
         if known is None or known[0] != wish:
             # Make the order that carries the wish now: only a report on it, or on a later one, is evidence.
@@ -187,6 +196,7 @@ class FlipRunner:
             rows=self._rows_of(model.name),
             is_settled=self._state.ledger.is_settled(model.name) and self._is_trimmed(model),
             ordered=self._book.ordered_points(model),
+            pods=self._pods_of(model.name),
         )
 
     def _is_trimmed(self, model: BankModel) -> bool:
@@ -280,6 +290,12 @@ class FlipRunner:
                 self._recorder.record(
                     self._recorder.entry("charge_cleared", "", words, payload=payload("holdings", cleared))
                 )
+
+    def swapped_entries(self, changed: Sequence[Flip], held: Holdings) -> list[JournalEntry]:
+        """Return the entries of units that have swapped roles in one bank: who is where it was not meant to be takes its place along."""
+        words = f"{held.bank}: units swapped roles, kubelet chose others than were meant"
+        placed = self._recorder.entry("units_swapped", f"banks/{held.bank}", words, payload=payload("holdings", held))
+        return [placed, *(self._entry(flip) for flip in changed)]
 
     def _entry(self, flip: Flip, *, author: str = "controller") -> JournalEntry:
         facts: Mapping[str, str] = {

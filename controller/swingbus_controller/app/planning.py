@@ -5,7 +5,7 @@ Refuses to decide anything itself: `planner.plan` and `admission.admit` do. A pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from swingbus_controller.domain.flips.admission import Admission, admit, flip_of
 from swingbus_controller.domain.flips.boot_axis import axis_at
@@ -28,6 +28,7 @@ from swingbus_controller.domain.planning.plan import (
 )
 from swingbus_controller.domain.planning.planner import plan
 from swingbus_controller.domain.planning.points import DeviceKind, Mode
+from swingbus_controller.domain.planning.policy import FlipTimes
 from swingbus_controller.domain.power.bank import BankState
 from swingbus_controller.domain.power.limits import Limit, lowest_limit_w
 from swingbus_controller.domain.site.reservation import needs_at
@@ -179,16 +180,31 @@ def _availability(state: SiteState, model: BankModel, now_s: float) -> tuple[Ava
     return availability, None if availability is Availability.HELD else ledger.state(model.name, now_s).value
 
 
+def _as_it_is(view: BankView, now_s: float) -> BankView:
+    return view
+
+
 def plan_view(
-    state: SiteState, holdings: Mapping[str, Holdings], revision: int, now_s: float, now_unix_s: float
+    state: SiteState,
+    holdings: Mapping[str, Holdings],
+    revision: int,
+    now_s: float,
+    now_unix_s: float,
+    *,
+    in_cluster: Callable[[BankView, float], BankView] = _as_it_is,
 ) -> PlanView:
-    """Return the fleet as the planner sees it; banks that nobody has reported yet are left out, but for what they may claim."""
+    """Return the fleet as the planner sees it; banks that nobody has reported yet are left out, but for what they may claim.
+
+    Args:
+        in_cluster: adds what the cluster says of a bank whose workloads are pods.
+    """
     return PlanView(
         revision=revision,
         site=state.site.name,
         feeders=feeder_views(state, holdings, now_s, now_unix_s),
         banks=tuple(
-            bank_view(state, state.models[name], held, now_s, now_unix_s) for name, held in sorted(holdings.items())
+            in_cluster(bank_view(state, state.models[name], held, now_s, now_unix_s), now_s)
+            for name, held in sorted(holdings.items())
         ),
         firm_needs=needs_at(state.reservations.values(), now_unix_s),
         authority=state.authority,
@@ -202,9 +218,11 @@ def make_plan(
     revision: int,
     now_s: float,
     now_unix_s: float,
+    *,
+    in_cluster: Callable[[BankView, float], BankView] = _as_it_is,
 ) -> tuple[Plan, Admission]:
     """Return a plan for now and which of its moves may begin; `holdings` are those recorded or, below CONTROL, those reported."""
-    view = plan_view(state, holdings, revision, now_s, now_unix_s)
+    view = plan_view(state, holdings, revision, now_s, now_unix_s, in_cluster=in_cluster)
     made = plan(view, market, state.site.policy, now_unix_s)
     return made, admit(made, view, now_unix_s)
 
@@ -241,7 +259,14 @@ def is_waiting_growth(flip: Flip) -> bool:
 
 
 def begun_flips(
-    state: SiteState, made: Plan, admission: Admission, *, flip_id: str, now_s: float, now_unix_s: float
+    state: SiteState,
+    made: Plan,
+    admission: Admission,
+    *,
+    flip_id: str,
+    now_s: float,
+    now_unix_s: float,
+    times_of: Callable[[str, FlipTimes], FlipTimes] = lambda bank, times: times,
 ) -> list[Flip]:
     """Return the admitted moves as flips that have begun, in the order in which they are to be carried out."""
     views = {b.bank: b for b in made.view.banks}
@@ -254,7 +279,7 @@ def begun_flips(
             author=PLANNER,
             now_s=now_s,
             axis=axis_at(state.ledger.boot_id, now_s=now_s, now_unix_s=now_unix_s),
-            times=state.site.policy.times,
+            times=times_of(admitted.move.bank, state.site.policy.times),
         )
         begun, _ = step(flip, Begun(event_id=f"{flip.id}.begun", at_s=now_s))
         flips.append(begun)

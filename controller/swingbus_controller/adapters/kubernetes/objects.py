@@ -96,6 +96,15 @@ class Container(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     restart_policy: str = ""
 
 
+class PodToleration(Struct, frozen=True, gc=False, kw_only=True):
+    """What taint a pod bears."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
 class PodSpec(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     """What a pod wants."""
 
@@ -105,6 +114,7 @@ class PodSpec(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     node_name: str = ""
     node_selector: dict[str, str] = field(default_factory=dict)
     affinity: Presence | None = None
+    tolerations: tuple[PodToleration, ...] = ()
     priority: int = 0
     scheduler_name: str = ""
 
@@ -122,6 +132,7 @@ class PodStatus(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
 
     phase: str = ""
     reason: str = ""
+    message: str = ""
     conditions: tuple[Condition, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
 
@@ -198,6 +209,10 @@ class Node(KubeObject, frozen=True, rename="camel", gc=False, kw_only=True):
     def devices(self, resource: str) -> int:
         """Return how many devices of a resource may be allocated."""
         return parse_count(self.status.allocatable.get(resource, 0))
+
+
+class Namespace(KubeObject, frozen=True, rename="camel", gc=False, kw_only=True):
+    """A namespace: its labels say whether its pods are gated."""
 
 
 class LabelRequirement(Struct, frozen=True, gc=False, kw_only=True):

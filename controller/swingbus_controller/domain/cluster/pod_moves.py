@@ -3,20 +3,19 @@
 Decides the calls that are due, from how many units each tenant shall hold and which pods are there. Refuses to know: watts (a unit that
 may start has them), the API, and what was asked before: it is called again with every change, so whatever a crash left undone is due
 again, and what was done is not. Invariants: with every pod that still leaves counted, no tenant ever gets more units than it shall hold,
-and nobody starts on GPUs that are not free by evidence; only miners are deleted; only a pod that a flip names is let go.
+and nobody starts on GPUs that are not free by evidence; only miners are deleted; nobody is evicted but from a unit that a flip frees; only
+a pod that is named is let go.
 
-Units are counted, not addressed: kubelet gives a pod any free GPU of its node (docs/adr/0004). Who is known to hold a unit that another
-tenant shall have leaves first.
+Units are counted, not addressed, where pods come: kubelet gives a pod any free GPU of its node (docs/adr/0004). Who leaves is addressed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from swingbus_controller.domain.cluster.facts import ClusterPod, PodKey, PodRef
 from swingbus_controller.domain.planning.points import Mode
-
-PodKey = tuple[str, str]  # namespace, name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +25,17 @@ class UnitWish:
     Attributes:
         tenant: MINING, INFERENCE, or STANDBY: nobody.
         may_start: its watts are held and its GPUs were seen free since the last tenant, so somebody may come.
+        is_freed: a flip wants whoever is on it to leave.
         flip: the flip that wants it so, empty where it stands.
-        pod: the waiting pod that the flip lets in, None for a miner and where it stands.
+        pod: the waiting pod that is let in, or the one that leaves with the flip; None for a miner and where it stands.
     """
 
     unit: int
     tenant: Mode
     may_start: bool = False
+    is_freed: bool = False
     flip: str = ""
-    pod: PodKey | None = None
+    pod: PodRef | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +43,15 @@ class NodePod:
     """A pod that has GPUs of the node, is on its way there, or waits to be let go there.
 
     Attributes:
-        tenant: MINING for a miner of ours, INFERENCE for everybody else's.
+        tenant: MINING for a miner, INFERENCE for everybody else's.
         units: the units that the node's agent sees it hold; empty where that is not known yet.
         is_gated: it carries our gate and no other, so it holds nothing.
         is_leaving: it was deleted or evicted and is not gone: it holds what it held.
         made_s: when it was made, in Unix seconds; priority: its own.
-        slot: the number in a miner's name.
+        slot: the number in a miner's name; None for pods that are not our miners.
     """
 
-    key: PodKey
-    uid: str
+    ref: PodRef
     tenant: Mode
     gpu_count: int
     units: frozenset[int] = frozenset()
@@ -66,24 +66,22 @@ class NodePod:
 class DeleteMiner:
     """Delete a miner, this life of it."""
 
-    key: PodKey
-    uid: str
+    pod: PodRef
 
 
 @dataclass(frozen=True, slots=True)
 class EvictPod:
     """Ask for a pod to be evicted; its disruption budget may say no."""
 
-    key: PodKey
-    uid: str
+    pod: PodRef
+    flip: str
 
 
 @dataclass(frozen=True, slots=True)
 class LiftGate:
-    """Let a waiting pod go to the node, marked with its flip."""
+    """Let a waiting pod go to the node, marked with its flip (empty: a place that stands empty)."""
 
-    key: PodKey
-    uid: str
+    pod: PodRef
     flip: str
 
 
@@ -98,34 +96,61 @@ class MakeMiner:
 PodMove = DeleteMiner | EvictPod | LiftGate | MakeMiner
 
 
-def pod_moves(wishes: Sequence[UnitWish], pods: Iterable[NodePod], *, unit_size: int) -> tuple[PodMove, ...]:
+def node_pod(pod: ClusterPod, *, miner_namespace: str, pool: str, units: Mapping[PodKey, frozenset[int]]) -> NodePod:
+    """Return a pod as the moves of its node see it.
+
+    Args:
+        units: the units that the node's agent sees each pod hold.
+    """
+    is_miner = bool(miner_namespace) and pod.namespace == miner_namespace
+    return NodePod(
+        ref=pod.ref,
+        tenant=Mode.MINING if is_miner else Mode.INFERENCE,
+        gpu_count=pod.gpu_count,
+        units=units.get(pod.key, frozenset()),
+        is_gated=pod.is_gated,
+        is_leaving=pod.is_leaving,
+        priority=pod.priority,
+        made_s=pod.made_unix_s,
+        slot=pod.slot if is_miner and pod.miner_pool == pool else None,
+    )
+
+
+def pod_moves(
+    wishes: Sequence[UnitWish], pods: Iterable[NodePod], *, unit_size: int, gpu_count: int | None = None
+) -> tuple[PodMove, ...]:
     """Return the calls that are due on one node, those that free GPUs first.
 
     Args:
         wishes: one for each unit of the node.
         unit_size: GPUs of a unit; a miner has one unit.
+        gpu_count: GPUs that the node offers now, where that is known: one that failed is offered to nobody.
     """
-    here = sorted(pods, key=lambda pod: pod.key)
+    here = sorted(pods, key=lambda pod: pod.ref.key)
     held = [pod for pod in here if not pod.is_gated]
-    leave: list[PodMove] = []
-    for tenant in (Mode.MINING, Mode.INFERENCE):
-        due = _leavers(wishes, [pod for pod in held if pod.tenant is tenant], tenant, unit_size)
-        leave.extend(DeleteMiner(p.key, p.uid) if tenant is Mode.MINING else EvictPod(p.key, p.uid) for p in due)
+    miners = [pod for pod in held if pod.tenant is Mode.MINING]
     # GPUs that anybody has or is on the way to; one that leaves has them until it is gone.
-    free_count = len(wishes) * unit_size - sum(pod.gpu_count for pod in held)
+    offered_count = len(wishes) * unit_size if gpu_count is None else min(gpu_count, len(wishes) * unit_size)
+    free_count = offered_count - sum(pod.gpu_count for pod in held)
     # Each tenant's newcomers fit what is wished for it, and the wishes fit the node: together they fit too.
-    lifts = _lifts(wishes, here, unit_size, free_count)
-    miners = _miners(wishes, [pod for pod in held if pod.tenant is Mode.MINING], unit_size, free_count)
-    return (*leave, *(LiftGate(pod.key, pod.uid, flip) for pod, flip in lifts), *miners)
+    return (
+        *(DeleteMiner(pod.ref) for pod in _surplus(wishes, miners, unit_size)),
+        *_evictions(wishes, held),
+        *(LiftGate(pod.ref, flip) for pod, flip in _lifts(wishes, here, unit_size, free_count)),
+        *_miners(wishes, miners, unit_size, free_count),
+    )
 
 
-def _leavers(wishes: Sequence[UnitWish], pods: Sequence[NodePod], tenant: Mode, unit_size: int) -> list[NodePod]:
-    """Return who has to go so that a tenant holds no more than it shall; who leaves already is counted as gone."""
-    wanted = {wish.unit for wish in wishes if wish.tenant is tenant}
-    staying = [pod for pod in pods if not pod.is_leaving]
+def _surplus(wishes: Sequence[UnitWish], miners: Sequence[NodePod], unit_size: int) -> list[NodePod]:
+    """Return our miners that have to go so that mining holds no more than it shall; who leaves already is counted as gone."""
+    wanted = {wish.unit for wish in wishes if wish.tenant is Mode.MINING}
+    staying = [pod for pod in miners if not pod.is_leaving]
     over_count = sum(pod.gpu_count for pod in staying) - len(wanted) * unit_size
     # Who is in somebody else's place first, then who matters least, then who came last.
-    order = sorted(staying, key=lambda p: (p.units <= wanted, p.priority, -p.made_s, p.key))
+    order = sorted(
+        (pod for pod in staying if pod.slot is not None),
+        key=lambda p: (p.units <= wanted, p.priority, -p.made_s, p.ref.key),
+    )
     leavers: list[NodePod] = []
     for pod in order:
         if over_count <= 0:
@@ -135,28 +160,41 @@ def _leavers(wishes: Sequence[UnitWish], pods: Sequence[NodePod], tenant: Mode, 
     return leavers
 
 
+def _evictions(wishes: Sequence[UnitWish], held: Sequence[NodePod]) -> list[EvictPod]:
+    """Return whose place a flip frees: who holds the unit, or is the pod that it names."""
+    freed = [wish for wish in wishes if wish.is_freed]
+    due: list[EvictPod] = []
+    for pod in held:
+        if pod.tenant is not Mode.INFERENCE or pod.is_leaving:
+            continue
+        flip = next((wish.flip for wish in freed if wish.unit in pod.units or wish.pod == pod.ref), None)
+        if flip is not None:
+            due.append(EvictPod(pod.ref, flip))
+    return due
+
+
 def _lifts(
     wishes: Sequence[UnitWish], pods: Sequence[NodePod], unit_size: int, free_count: int
 ) -> list[tuple[NodePod, str]]:
-    """Return which named pods may be let go now, oldest flip's first, each with its flip."""
-    named: dict[PodKey, str] = {}
+    """Return which named pods may be let go now, in the order of the wishes, each with its flip."""
+    named: dict[PodRef, list[UnitWish]] = {}
     for wish in wishes:
-        if wish.tenant is Mode.INFERENCE and wish.may_start and wish.pod is not None:
-            named.setdefault(wish.pod, wish.flip)
-    # A pod comes only when all the units that its flip wants for it may start.
-    for wish in wishes:
-        if wish.pod is not None and not wish.may_start:
-            named.pop(wish.pod, None)
+        if wish.pod is not None and not wish.is_freed:
+            named.setdefault(wish.pod, []).append(wish)
     wanted = sum(wish.tenant is Mode.INFERENCE for wish in wishes) * unit_size
     room = wanted - sum(p.gpu_count for p in pods if p.tenant is Mode.INFERENCE and not p.is_gated)
-    waiting = {pod.key: pod for pod in pods if pod.is_gated and not pod.is_leaving and pod.tenant is Mode.INFERENCE}
+    waiting = {pod.ref: pod for pod in pods if pod.is_gated and not pod.is_leaving and pod.tenant is Mode.INFERENCE}
     lifted: list[tuple[NodePod, str]] = []
-    for key, flip in named.items():
-        pod = waiting.get(key)
-        if pod is not None and pod.gpu_count <= min(room, free_count):
+    for ref, places in named.items():
+        pod = waiting.get(ref)
+        # A pod comes only when all that is wanted for it may start, and only when that is enough.
+        may_all = all(wish.may_start and wish.tenant is Mode.INFERENCE for wish in places)
+        if pod is None or not may_all or pod.gpu_count > len(places) * unit_size:
+            continue
+        if pod.gpu_count <= min(room, free_count):
             room -= pod.gpu_count
             free_count -= pod.gpu_count
-            lifted.append((pod, flip))
+            lifted.append((pod, places[0].flip))
     return lifted
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.flips.boot_axis import BootAxis
 from swingbus_controller.domain.flips.flip import Flip, new_flip
+from swingbus_controller.domain.flips.parties import Part, assign_parties, has_parties, names_parties
 from swingbus_controller.domain.planning.packing import EPSILON_W, Headroom
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
@@ -26,7 +28,7 @@ from swingbus_controller.domain.planning.plan import (
     Reason,
 )
 from swingbus_controller.domain.planning.planner import bank_claim_w, dwell_left_s
-from swingbus_controller.domain.planning.points import DeviceKind
+from swingbus_controller.domain.planning.points import DeviceKind, Mode
 from swingbus_controller.domain.planning.policy import FlipTimes
 
 
@@ -40,6 +42,7 @@ class RefusalCode(StrEnum):
     DWELL = "dwell"
     DEVICES_MOVED = "devices_moved"
     NO_WATTS = "no_watts"
+    NO_PARTY = "no_party"
     TOO_MANY_FLIPS = "too_many_flips"
 
 
@@ -51,6 +54,7 @@ class AdmittedFlip:
         starts_now: whether its watts fit beside everything claimed now; shrinks always do.
         waits_for: banks and open flips whose shrinking it waits for, if it has to wait.
         waits_at: the feeder that is full, if it has to wait.
+        party: who comes, or leaves, by name; empty where nobody has to be named.
     """
 
     move: Move
@@ -59,6 +63,7 @@ class AdmittedFlip:
     claim_delta_w: float
     is_safety: bool
     starts_now: bool
+    party: str = ""
     waits_for: tuple[str, ...] = ()
     waits_at: str | None = None
 
@@ -94,7 +99,11 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
     slots = plan.policy.max_flips_in_flight - open_flips
     admitted: list[AdmittedFlip] = []
     refused: list[Refusal] = []
-    for move in sorted(plan.moves, key=_order):
+    moves = sorted(plan.moves, key=_order)
+    parties = {
+        bank.bank: assign_parties(bank, moves, plan.policy, now_s) for bank in view_now.banks if has_parties(bank)
+    }
+    for at, move in enumerate(moves):
         is_safety = move.reason is Reason.LIMIT
         refusal = _refusal(move, banks.get(move.bank), view_now, plan, now_s)
         if refusal is not None:
@@ -102,7 +111,14 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
             continue
         bank = banks[move.bank]
         path = room.path(bank.feeder, bank.bank)
-        for count, units in _parts(move, bank, plan.policy.max_devices_per_flip):
+        parts = _parts(move, bank, plan.policy.max_devices_per_flip)
+        if move.bank in parties and names_parties(move):
+            parts = parties[move.bank][at]
+            left_count = move.count - sum(count for count, _, _ in parts)
+            if left_count > 0:
+                detail = "nobody who waits fits" if move.to_mode is Mode.INFERENCE else "who holds them stays"
+                refused.append(Refusal(move=move, count=left_count, code=RefusalCode.NO_PARTY, detail=detail))
+        for count, units, party in parts:
             delta_w = count * (bank.point(move.to_point).claim_w - bank.point(move.from_point).claim_w)
             if slots <= 0 and not is_safety:
                 refused.append(
@@ -133,7 +149,7 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
             admitted.append(
                 AdmittedFlip(
                     move=move, count=count, unit_ids=units, claim_delta_w=delta_w, is_safety=is_safety,
-                    starts_now=starts_now, waits_for=waits_for, waits_at=waits_at,
+                    starts_now=starts_now, waits_for=waits_for, waits_at=waits_at, party=party,
                 )
             )  # fmt: skip
     return Admission(
@@ -159,6 +175,7 @@ def flip_of(
         axis=axis,
         times=times,
         is_safety=admitted.is_safety,
+        pod=PodRef.parse(admitted.party) if admitted.party else None,
     )
 
 
@@ -244,12 +261,12 @@ def _refusal(
     return None
 
 
-def _parts(move: Move, bank: BankView, most: int) -> list[tuple[int, tuple[str, ...]]]:
+def _parts(move: Move, bank: BankView, most: int) -> list[Part]:
     """Cut a move into flips: one per GPU unit, so that one failure undoes one; ASICs in counts of at most `most`."""
     if move.unit_ids:
-        return [(bank.unit_size, (unit,)) for unit in move.unit_ids]
+        return [(bank.unit_size, (unit,), "") for unit in move.unit_ids]
     if bank.kind is DeviceKind.GPU:
-        return [(bank.unit_size, ()) for _ in range(move.count // bank.unit_size)]
+        return [(bank.unit_size, (), "") for _ in range(move.count // bank.unit_size)]
     whole, rest = divmod(move.count, most)
     counts = [most] * whole + ([rest] if rest else [])
-    return [(count, ()) for count in counts]
+    return [(count, (), "") for count in counts]

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from swingbus.faults import InvalidInput, WrongState
+from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.flips.boot_axis import WALL, BootAxis
 from swingbus_controller.domain.flips.flip_events import (
     Applied,
@@ -126,6 +127,7 @@ class Flip:
         undo_cause: why it is being undone.
         missed_count: devices of an ASIC flip left out on the way because they did not follow.
         axis: the boot that every time in here counts from; a record without one has Unix seconds.
+        pod: in a cluster, who comes into inference with it, or leaves; None where nobody has to be named.
     """
 
     id: str
@@ -150,6 +152,7 @@ class Flip:
     missed_count: int = 0
     history: tuple[HistoryEntry, ...] = ()
     axis: BootAxis = WALL
+    pod: PodRef | None = None
 
     @property
     def is_mode_flip(self) -> bool:
@@ -250,6 +253,7 @@ def new_flip(
     times: FlipTimes,
     unit_ids: tuple[str, ...] = (),
     is_safety: bool = False,
+    pod: PodRef | None = None,
 ) -> Flip:
     """Plan a flip: nothing is touched until `Begun`.
 
@@ -259,7 +263,7 @@ def new_flip(
     flip = Flip(
         id=id, bank=bank, kind=kind, unit_ids=unit_ids, count=count, origin=origin, aim=aim, reason=reason, author=author,
         created_at_s=now_s, times=times, is_safety=is_safety, since_s=now_s, deadline_s=now_s + times.planned_s,
-        axis=axis,
+        axis=axis, pod=pod,
     )  # fmt: skip
     flip.validate()
     return flip

@@ -23,6 +23,7 @@ from swingbus_controller.domain.flips.flip_events import (
     WorkloadReady,
 )
 from swingbus_controller.domain.flips.placement import ORDER_MODES, BankModel
+from swingbus_controller.domain.flips.pods_seen import PodsSeen
 from swingbus_controller.domain.planning.points import DeviceKind, Mode
 
 
@@ -51,6 +52,7 @@ class Sighting:
         grant_generation: the newest grant's generation.
         is_settled: the newest grant is proven by the meter, and no lower one is still to be issued.
         ordered: what the bank is ordered to, by point.
+        pods: what the pods of its node show; None where workloads are the agent's own.
     """
 
     wish_generation: int
@@ -60,6 +62,7 @@ class Sighting:
     rows: DeviceRows | None
     is_settled: bool
     ordered: tuple[orders.PointOrder, ...]
+    pods: PodsSeen | None = None
 
     @property
     def is_applied(self) -> bool:
@@ -75,8 +78,8 @@ def evidence_for(model: BankModel, flip: Flip, seen: Sighting, *, event_id: str,
     """Return the next event that the sighting supports, None where there is none yet."""
     match flip.phase:
         case Phase.DRAINING:
-            # Workloads under the agent drain inside their own stop grace: being told to stop is how they finish.
-            return Drained(event_id=event_id, at_s=now_s)
+            # Workloads under the agent drain inside their own stop grace: being told to stop is how they finish. A pod may refuse to go.
+            return Drained(event_id=event_id, at_s=now_s) if _is_drained(flip, seen.pods) else None
         case Phase.RELEASED:
             return Released(event_id=event_id, at_s=now_s) if _is_released(model, flip, seen) else None
         case Phase.SETTLING if flip.watts is WattState.GIVEN_BACK:
@@ -103,10 +106,18 @@ def followers_count(model: BankModel, flip: Flip, seen: Sighting) -> int:
     return max(0, min(flip.count, flip.count - (ordered - at_mode)))
 
 
+def _is_drained(flip: Flip, pods: PodsSeen | None) -> bool:
+    """Whether whoever holds the units was told to leave, and Kubernetes took it."""
+    return pods is None or (pods.is_known and not pods.staying_units & {int(u) for u in flip.unit_ids})
+
+
 def _is_released(model: BankModel, flip: Flip, seen: Sighting) -> bool:
     if model.kind is DeviceKind.GPU:
         answers = seen.report_generation >= seen.wish_generation > 0
-        return answers and {int(u) for u in flip.unit_ids} <= set(seen.report.released_units)
+        units = {int(u) for u in flip.unit_ids}
+        # While the API has the old pod the scheduler counts its GPU as taken: another one lifted now would push a second pod out.
+        is_gone = seen.pods is None or (seen.pods.is_known and not seen.pods.present_units & units)
+        return answers and is_gone and units <= set(seen.report.released_units)
     # A machine that ignores sleep is no longer waited for by its agent, yet it mines on: it must not pass for asleep.
     ordered = sum(p.count for p in seen.ordered if p.mode is orders.Mode.MINING)
     mining = sum(p.count for p in seen.report.observed if p.mode is orders.Mode.MINING)
@@ -118,6 +129,10 @@ def _starting(model: BankModel, flip: Flip, seen: Sighting, *, event_id: str, no
         return None
     units = {int(u) for u in flip.unit_ids}
     workload = flip.destination.workload or ""
+    if seen.pods is not None and flip.pod is not None and flip.destination.mode is Mode.INFERENCE:
+        why = seen.pods.failures.get(flip.pod)
+        if why is not None:
+            return WorkloadFailed(event_id=event_id, at_s=now_s, reason=f"pod {flip.pod}: {why}")
     if model.kind is DeviceKind.GPU and workload:
         failed = next((f for f in seen.report.failed_workloads if f.unit in units and f.workload == workload), None)
         if failed is not None:
@@ -125,7 +140,9 @@ def _starting(model: BankModel, flip: Flip, seen: Sighting, *, event_id: str, no
     if seen.is_applied and "Applied" not in flip.evidence and not _stuck(model, flip, seen):
         return Applied(event_id=event_id, at_s=now_s)
     ready = {r.unit for r in seen.report.ready_workloads if r.workload == workload}
-    if flip.destination.mode is Mode.INFERENCE and "WorkloadReady" not in flip.evidence and units <= ready:
+    is_pod_ready = seen.pods is None or flip.pod is None or flip.pod in seen.pods.ready
+    is_ready = units <= ready and is_pod_ready
+    if flip.destination.mode is Mode.INFERENCE and "WorkloadReady" not in flip.evidence and is_ready:
         return WorkloadReady(event_id=event_id, at_s=now_s)
     return None
 

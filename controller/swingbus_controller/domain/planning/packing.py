@@ -204,6 +204,12 @@ class Packer:
         self.demand = demand
         self.groups = groups
         self.blocked: list[Blocked] = []
+        # Units that somebody known by name would use, by bank; what flips already bring is one of them.
+        self._askers = {
+            group.bank.bank: max(0, group.bank.inference_at_most - _coming_count(group.bank)) // group.bank.unit_size
+            for group in groups
+            if group.bank.inference_at_most is not None
+        }
         self._deferred: dict[str, list[tuple[Group, Rung]]] = {}
         self._ladders: dict[tuple[object, ...], list[Rung]] = {}
 
@@ -331,6 +337,7 @@ class Packer:
         if rung.source is None and rung.purpose in _DEMAND_PURPOSES:
             pool = self.demand[group.bank.inference_class or ""]
             wanted = min(wanted, pool.units_wanted(rung.purpose, group.bank.unit_size))
+            wanted = min(wanted, self._askers.get(group.bank.bank, wanted))
         if wanted <= 0:
             return
         taken = self.headroom.units_that_fit(group.path, rung.added_w, wanted)
@@ -341,6 +348,8 @@ class Packer:
         self.headroom.take(group.path, taken * rung.added_w)
         if pool is not None:
             pool.serve(rung.purpose, taken * group.bank.unit_size)
+            if group.bank.bank in self._askers:
+                self._askers[group.bank.bank] -= taken
             if pool.spot < max(pool.part_ratio, default=1):
                 waiting = self._deferred.pop(inference_class, [])
         if rung.source is not None:
@@ -387,6 +396,10 @@ class Packer:
         for group, rung in sorted(climbs, key=_rank):
             self._climb(group, rung)
         del self.blocked[known:]  # the main pass has told what is worth how much
+
+
+def _coming_count(bank: BankView) -> int:
+    return sum(t.count for t in bank.transits if bank.point(t.to_point).mode is Mode.INFERENCE)
 
 
 def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, str, str, str, str, int]:

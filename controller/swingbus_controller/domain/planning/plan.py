@@ -97,6 +97,21 @@ class Transit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """Devices of a bank that come or go together because somebody holds them together (a pod).
+
+    Args:
+        name: who, as one word; empty for a unit that nobody holds.
+        count: devices.
+        unit_ids: the units held now; empty for who has yet to come.
+    """
+
+    name: str
+    count: int
+    unit_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BankView:
     """A bank: devices of one class behind one agent.
 
@@ -116,6 +131,11 @@ class BankView:
         held_claim_w: what the whole bank is counted at while it may not be planned; None means its holdings as they are.
         pinned_reason: an operator's "stay as is", in words; yields to safety only.
         note: why it is not available, in words.
+        dwell_s: least time in each mode, where the bank has its own; else the policy's.
+        barred_points: points that devices may not go to, and leave when nothing else holds them.
+        inference_at_most: devices that somebody would use here, where that is known by name; None where demand is a number for all banks.
+        parties_in: who waits to come into inference here, first in line first; None where nobody has to be named.
+        parties_out: what leaves inference together, first to go first.
     """
 
     bank: str
@@ -133,6 +153,11 @@ class BankView:
     held_claim_w: float | None = None
     pinned_reason: str | None = None
     note: str | None = None
+    dwell_s: Mapping[Mode, float] | None = None
+    barred_points: frozenset[str] = frozenset()
+    inference_at_most: int | None = None
+    parties_in: tuple[Party, ...] | None = None
+    parties_out: tuple[Party, ...] = ()
 
     def point(self, name: str) -> OperatingPoint:
         """Return a point by name; KeyError if the bank has none such (validate the view first)."""

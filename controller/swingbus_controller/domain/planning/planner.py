@@ -88,7 +88,8 @@ def dwell_left_s(bank: BankView, holding: Holding, policy: Policy, now_s: float)
     """Return how long these devices must still stay in their mode (for an ASIC: at their profile) before money may move them."""
     if bank.kind is DeviceKind.ASIC:
         return max(0.0, policy.asic_dwell_s - (now_s - holding.since_s))
-    return max(0.0, policy.gpu_dwell_s - (now_s - holding.in_mode_since_s))
+    least_s = policy.gpu_dwell_s if bank.dwell_s is None else bank.dwell_s.get(bank.point(holding.point).mode, 0.0)
+    return max(0.0, least_s - (now_s - holding.in_mode_since_s))
 
 
 def _check(banks: tuple[BankView, ...]) -> None:
@@ -185,7 +186,7 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
     if bank.kind is DeviceKind.GPU and not policy.gpu_mining_allowed and hold != HOLD_MODE_DWELL:
         without = [p for p in found if p.mode is not Mode.MINING]
         found = without or found
-    return tuple(found)
+    return tuple([p for p in found if p.name not in bank.barred_points] or found)
 
 
 def _frozen(group: Group) -> Group:

@@ -88,7 +88,11 @@ class DeviceClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteBank:
-    """One bank as the site file declares it; `spec` is what the ledger counts with, its name is `agent/bank`."""
+    """One bank as the site file declares it; `spec` is what the ledger counts with, its name is `agent/bank`.
+
+    Attributes:
+        node, pool: where pods are its workloads, its node in the cluster and its CapacityPool; else empty.
+    """
 
     agent: str
     bank: str
@@ -96,6 +100,13 @@ class SiteBank:
     device_class: str
     device_count: int
     spec: BankSpec
+    node: str = ""
+    pool: str = ""
+
+    @property
+    def is_in_cluster(self) -> bool:
+        """Whether pods are its workloads."""
+        return bool(self.node)
 
     @property
     def name(self) -> str:

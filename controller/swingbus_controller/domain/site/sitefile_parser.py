@@ -36,6 +36,7 @@ from swingbus_controller.domain.site.sitefile import (
     SiteReservation,
     Tariff,
 )
+from swingbus_controller.domain.site.sitefile_pods import check_classes_of_demand, check_pods_can_run, place_in_cluster
 from swingbus_controller.domain.site.strict_table import Faults, StrictTable
 
 FEEDER_KINDS = ("grid", "transformer", "container", "pdu")
@@ -398,7 +399,10 @@ def _banks(
         host_w = table.optional_number("host_w", low=0.0)
         cooling_w = table.optional_number("cooling_w", low=0.0)
         safe_share_w = table.optional_number("safe_share_w", low=0.0)
+        node, pool = place_in_cluster(table)
         table.finish()
+        if node and any(other.node == node for other in banks):
+            table.fault("node", f"node {node!r} is given to two banks")
         if any(other.agent == agent and other.bank == bank for other in banks):
             table.fault("bank", f"bank {bank!r} of agent {agent!r} is given twice")
         if spec is None:
@@ -435,6 +439,8 @@ def _banks(
         )
         if built is None:
             continue
+        if node:
+            check_pods_can_run(table, classes[class_name])
         if built.safe_share_w > counting.ceiling_w(built):
             table.fault("safe_share_w", f"{built.safe_share_w:g} W is above the bank's ceiling")
         banks.append(
@@ -445,8 +451,11 @@ def _banks(
                 device_class=class_name,
                 device_count=device_count,
                 spec=built,
+                node=node,
+                pool=pool,
             )
         )
+    check_classes_of_demand(tables, banks, classes)
     return tuple(sorted(banks, key=lambda b: b.name))
 
 

@@ -1,0 +1,405 @@
+"""The desk of one site's cluster: joins pods with flips, round by round; the engine asks it, the mover carries its calls out.
+
+Decides nothing itself: `domain.cluster` and `domain.flips` do. Remembers only what a restart may forget: who was refused when. Invariants:
+what it changes of flips and placements is recorded first; nothing is moved for a bank that is frozen, nor before the cluster was listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from swingbus_controller.app.cluster_sights import BankSight, see_bank
+from swingbus_controller.app.flipping import FlipRunner
+from swingbus_controller.app.recording import Recorder
+from swingbus_controller.domain.cluster.blocking import Blockings
+from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, PoolMode
+from swingbus_controller.domain.cluster.placing import BankRoom, Placing, place_pods
+from swingbus_controller.domain.cluster.pod_moves import EvictPod, PodMove, UnitWish, pod_moves
+from swingbus_controller.domain.cluster.state import ClusterState
+from swingbus_controller.domain.fleet import orders
+from swingbus_controller.domain.flips.flip import Direction, Flip, InvalidTransition, Phase
+from swingbus_controller.domain.flips.parties import parties_of
+from swingbus_controller.domain.flips.pods_seen import PodsSeen
+from swingbus_controller.domain.flips.unit_roles import find_swaps, swap_roles, unit_wishes
+from swingbus_controller.domain.planning.market import MarketView, Quote
+from swingbus_controller.domain.planning.plan import BankView, Party
+from swingbus_controller.domain.planning.points import Mode
+from swingbus_controller.domain.planning.policy import FlipTimes
+from swingbus_controller.domain.site_state import SiteState
+
+log = structlog.get_logger()
+SOURCE = "pods"
+_ARRIVING = frozenset({Phase.PLANNED, Phase.DRAINING, Phase.RELEASED, Phase.SETTLING, Phase.STARTING, Phase.VERIFYING})
+# After the eviction's deadline a flip leaves its pod this long to end by itself.
+_LEAVING_GRACE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMoves:
+    """The calls that are due on one bank's node."""
+
+    sight: BankSight
+    moves: tuple[PodMove, ...]
+
+
+class ClusterDesk:
+    """Pods of one site."""
+
+    def __init__(
+        self,
+        *,
+        state: SiteState,
+        cluster: ClusterState,
+        recorder: Recorder,
+        report_of: Callable[[str], tuple[orders.AgentReport, orders.BankReport] | None],
+    ) -> None:
+        self._state = state
+        self._cluster = cluster
+        self._recorder = recorder
+        self._report_of = report_of
+        self._models = [model for model in state.models.values() if model.declared.is_in_cluster]
+        self.sights: dict[str, BankSight] = {}
+        self.placing = Placing()
+        self.blockings = Blockings()
+        self._wishes: dict[str, list[UnitWish]] = {}
+        self._vacancies: dict[str, dict[int, PodRef]] = {}
+        self._waiting_owners: set[str] = set()
+        self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._flips: FlipRunner | None = None
+
+    def join(self, flips: FlipRunner) -> None:
+        """Take the runner whose flips move the pods."""
+        self._flips = flips
+
+    # What flips ask.
+
+    def pods_of(self, bank: str) -> PodsSeen | None:
+        """Return what the pods of a bank show, None where its workloads are the agent's own."""
+        sight = self.sights.get(bank)
+        if sight is not None:
+            return sight.shown
+        return PodsSeen() if self._state.models[bank].declared.is_in_cluster else None
+
+    def keeps_waiting(self, flip: Flip) -> bool:
+        """Tell whether a flip has to keep its place for a pod that nobody would make again: let go, it may be bound at any moment."""
+        if flip.phase is not Phase.STARTING or flip.direction is Direction.UNDO or flip.pod is None:
+            return False
+        pod = self._cluster.pod(flip.pod)
+        return pod is not None and pod.is_under_way and not pod.owner_uid and not pod.is_leaving
+
+    def times_of(self, bank: str, times: FlipTimes) -> FlipTimes:
+        """Return how long a flip of this bank may take: pods may refuse to go for as long as their pool bears it."""
+        sight = self.sights.get(bank)
+        if sight is None or sight.pool is None:
+            return times
+        return replace(times, draining_s=max(times.draining_s, sight.pool.evict_deadline_s + _LEAVING_GRACE_S))
+
+    # The round.
+
+    def look(self, now_s: float) -> None:
+        """Take in what is there now; called once a round, before flips are moved on."""
+        for model in self._models:
+            heard = self._report_of(model.name)
+            ledger = self._state.ledger
+            is_fresh = heard is not None and heard[0].epoch == ledger.epoch and ledger.is_live(model.name, now_s)
+            report = None if heard is None else heard[1]
+            self.sights[model.name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
+        if not self._cluster.is_synced:
+            return
+        self.blockings.forget_gone(self._cluster)
+        self._waiting_owners = {p.owner_uid for p in self._cluster.unbound() if p.is_gated and p.owner_uid}
+        for name, sight in self.sights.items():
+            if name in self._state.holdings:
+                self._swap(name, sight)
+        self._follow(now_s)
+        self._place(now_s)
+
+    def _swap(self, name: str, sight: BankSight) -> None:
+        holdings, flips = self._state.holdings[name], self._state.open_flips(name)
+        wishes = unit_wishes(
+            sight.model,
+            holdings,
+            flips,
+            free_units=sight.free_units,
+            vacancies=self._vacancies.get(name),
+            is_locked_out=name in self._state.lockouts,
+        )
+        swaps = find_swaps(wishes, sight.tenants, held_units=sight.held_units, fixed_units=holdings.charged_units())
+        if swaps and self._flips is not None:
+            held, changed = swap_roles(holdings, flips, swaps)
+            self._recorder.record(*self._flips.swapped_entries(changed, held))
+            wishes = unit_wishes(sight.model, held, self._state.open_flips(name), free_units=sight.free_units)
+        self._wishes[name] = wishes
+
+    def _follow(self, now_s: float) -> None:
+        """Give the place of a pod that is gone to the next in line, or let its flip go."""
+        arriving = [
+            flip
+            for flip in self._state.open_flips()
+            if flip.pod is not None and flip.direction is Direction.FORWARD and flip.phase in _ARRIVING
+        ]
+        for ref in dict.fromkeys(flip.pod for flip in arriving if flip.pod is not None):
+            flips = [flip for flip in arriving if flip.pod == ref]
+            if flips[0].aim.mode is Mode.INFERENCE:
+                self._follow_coming(ref, flips, now_s)
+            elif (why := self._why_stays(ref, flips[0].bank, now_s)) and not flips[0].is_safety:
+                self._let_go(flips, why, now_s)
+
+    def _follow_coming(self, ref: PodRef, flips: list[Flip], now_s: float) -> None:
+        bank = flips[0].bank
+        node = self._state.models[bank].declared.node
+        pod = self._cluster.pod(ref)
+        if pod is not None and not pod.is_over and not pod.is_leaving and pod.node in ("", node):
+            return
+        if pod is not None and pod.is_over:
+            self.blockings.note_rejected(bank, pod.ref, pod.failure or "it ended", now_s)
+        need = sum(flip.count for flip in flips)
+        heir = next((each for each in self.placing.line.get(bank, ()) if each.gpu_count == need), None)
+        if (
+            heir is None
+            or self._flips is None
+            or flips[0].phase is Phase.VERIFYING
+            or self.blockings.is_resting(bank, now_s)
+        ):
+            self._let_go(flips, f"pod {ref} {_what_became(pod)}", now_s)
+            return
+        self.placing.line[bank].remove(heir)
+        renamed = [replace(flip, pod=heir.ref) for flip in flips]
+        self._recorder.record(*self._flips.swapped_entries(renamed, self._state.holdings[bank]))
+
+    def _let_go(self, flips: Iterable[Flip], why: str, now_s: float) -> None:
+        assert self._flips is not None
+        for flip in flips:
+            try:
+                self._flips.cancel(flip, author="controller", reason=why, now_s=now_s)
+            except InvalidTransition as refusal:
+                log.warning("flip_not_cancelled", flip=flip.id, message=str(refusal))
+
+    def _why_stays(self, ref: PodRef, bank: str, now_s: float) -> str:
+        pool = self.sights[bank].pool
+        return "" if pool is None else self.blockings.why_given_up(ref, pool, now_s)
+
+    def _place(self, now_s: float) -> None:
+        named = {flip.pod for flip in self._state.open_flips() if flip.pod is not None}
+        rooms = [room for sight in self.sights.values() if (room := self._room(sight, named, now_s)) is not None]
+        waiting = [pod for pod in self._cluster.unbound() if pod.is_waiting and pod.ref not in named]
+        self.placing = place_pods(waiting, rooms, self._cluster.namespaces)
+        taken: set[PodRef] = set()
+        for name, sight in self.sights.items():
+            self._vacancies[name] = self._fill(name, sight, named, taken)
+        for line in self.placing.line.values():
+            line[:] = [pod for pod in line if pod.ref not in taken]
+
+    def _room(self, sight: BankSight, named: Collection[PodRef], now_s: float) -> BankRoom | None:
+        name = sight.model.name
+        holdings = self._state.holdings.get(name)
+        if not sight.may_move or sight.node is None or sight.pool is None or holdings is None:
+            return None
+        if sight.pool.mode is not PoolMode.AUTO:
+            return None
+        size = sight.model.device_class.unit_size
+        staying = [pod for pod in sight.customers() if not pod.is_leaving]
+        used_count = sum(pod.gpu_count for pod in staying)
+        here = {pod.ref for pod in staying}
+        coming = {
+            flip.pod: flip.bank
+            for flip in self._state.open_flips(name)
+            if flip.pod is not None and flip.aim.mode is Mode.INFERENCE and flip.direction is Direction.FORWARD
+        }
+        promised = [pod for ref in coming if ref not in here and (pod := self._cluster.pod(ref)) is not None]
+        used_count += sum(pod.gpu_count for pod in promised)
+        usable_count = sight.model.declared.device_count - len(holdings.charged_units()) * size
+        free_count = max(0, min(usable_count, sight.node.gpu_count) - used_count)
+        mining_count = sum(pod.gpu_count for pod in sight.pods if pod not in staying and not pod.is_leaving)
+        return BankRoom(
+            bank=name,
+            inference_class=sight.model.device_class.inference_class,
+            unit_size=size,
+            device_count=sight.model.declared.device_count,
+            node=sight.node,
+            pool=sight.pool,
+            used_count=used_count,
+            free_count=0 if self.blockings.is_resting(name, now_s) else free_count,
+            idle_count=max(0, free_count - mining_count),
+        )
+
+    def _fill(self, name: str, sight: BankSight, named: Collection[PodRef], taken: set[PodRef]) -> dict[int, PodRef]:
+        """Let waiting pods into places of inference that stand empty: their watts are held, no flip is needed."""
+        empty = [
+            wish.unit
+            for wish in self._wishes.get(name, ())
+            if wish.tenant is Mode.INFERENCE and not wish.flip and wish.may_start
+        ]
+        if not empty or not sight.may_move:
+            return {}
+        size = sight.model.device_class.unit_size
+        places = sum(w.tenant is Mode.INFERENCE and not w.flip for w in self._wishes[name]) * size
+        # Whoever was let go a moment ago has no unit yet, and fills a place all the same.
+        here = sum(pod.gpu_count for pod in sight.customers() if pod.ref not in named)
+        left_count = min(len(empty) * size, places - here)
+        filled: dict[int, PodRef] = {}
+        for pod in self.placing.line.get(name, ()):
+            if pod.ref in taken:
+                continue
+            if pod.gpu_count > left_count:
+                break
+            left_count -= pod.gpu_count
+            taken.add(pod.ref)
+            for _ in range(pod.gpu_count // size):
+                filled[empty.pop(0)] = pod.ref
+        return filled
+
+    # What the planner asks.
+
+    @property
+    def has_news(self) -> bool:
+        """Tell whether other pods want a place than when `take_news` was called last."""
+        return self._planned_for != (self.placing.demand, self.placing.at_most)
+
+    def take_news(self) -> None:
+        """Note that a plan is made for who is there now."""
+        self._planned_for = (self.placing.demand, self.placing.at_most)
+
+    def market(self, view: MarketView) -> MarketView:
+        """Return the market with the demand that pods are, in place of any signal."""
+        if not self._models:
+            return view
+        demand = dict(view.inference_demand_gpus)
+        for model in self._models:
+            demand.pop(model.device_class.inference_class, None)
+        if self._cluster.is_synced:
+            for inference_class, count in self.placing.demand.items():
+                demand[inference_class] = Quote(value=float(count), source=SOURCE)
+        return replace(view, inference_demand_gpus=demand)
+
+    def bank_view(self, view: BankView, now_s: float) -> BankView:
+        """Return a bank as the planner is to see it, where pods are its workloads."""
+        sight = self.sights.get(view.bank)
+        if sight is None:
+            return view
+        pool = sight.pool
+        if not sight.may_move or pool is None:
+            return replace(view, pinned_reason=view.pinned_reason or sight.frozen, parties_in=())
+        bars = {
+            Mode.MINING: not pool.is_mining_enabled or pool.mode is PoolMode.DRAIN,
+            Mode.INFERENCE: pool.mode is PoolMode.DRAIN,
+        }
+        caps_w = {Mode.MINING: pool.mining_cap_w, Mode.INFERENCE: pool.inference_cap_w}
+        barred = {
+            point.name
+            for point in sight.model.device_class.points
+            if bars.get(point.mode, False) or point.power_w > (caps_w.get(point.mode) or float("inf"))
+        }
+        return replace(
+            view,
+            dwell_s={Mode.MINING: pool.dwell_mining_s, Mode.INFERENCE: pool.dwell_inference_s},
+            barred_points=frozenset(barred),
+            inference_at_most=self.placing.at_most.get(view.bank, 0),
+            parties_in=self._parties_in(sight),
+            parties_out=self._parties_out(sight, now_s),
+        )
+
+    def _parties_in(self, sight: BankSight) -> tuple[Party, ...]:
+        named = {flip.pod for flip in self._state.open_flips(sight.model.name)}
+        roles = {wish.unit: wish for wish in self._wishes.get(sight.model.name, ())}
+        # Who runs here without a place of inference (let go by somebody else, or left over) gets one first.
+        uninvited = [
+            pod
+            for pod in sight.customers()
+            if not pod.is_leaving
+            and pod.ref not in named
+            and any(
+                roles[unit].tenant is not Mode.INFERENCE
+                for unit in sight.units.get(pod.key, frozenset())
+                if unit in roles
+            )
+        ]
+        line = self.placing.line.get(sight.model.name, [])
+        return tuple(Party(name=pod.ref.token, count=pod.gpu_count) for pod in (*uninvited, *line))
+
+    def _parties_out(self, sight: BankSight, now_s: float) -> tuple[Party, ...]:
+        idle = [
+            wish.unit
+            for wish in self._wishes.get(sight.model.name, ())
+            if wish.tenant is Mode.INFERENCE and not wish.flip and wish.may_start and wish.pod is None
+        ]
+        # Who leaves by itself comes first: nobody else has to.
+        leavers = sorted(
+            (pod for pod in sight.customers() if pod.is_leaving or self._may_evict(pod, now_s)),
+            key=lambda pod: (pod.is_leaving, pod.rank),
+            reverse=True,
+        )
+        held = {pod.ref.token: sorted(sight.units.get(pod.key, ())) for pod in leavers}
+        return parties_of(held, idle, sight.model.device_class.unit_size)
+
+    def _may_evict(self, pod: ClusterPod, now_s: float) -> bool:
+        """A workload that waits for more pods is not made smaller: its budget counts those that wait as missing, and would refuse."""
+        return not self._has_waiting_siblings(pod) and not self.blockings.is_blocked(pod.ref, now_s)
+
+    def _has_waiting_siblings(self, pod: ClusterPod) -> bool:
+        return pod.owner_uid in self._waiting_owners
+
+    # What the mover asks.
+
+    def due_moves(self, now_unix_s: float) -> list[NodeMoves]:
+        """Return every call that is due now."""
+        due: list[NodeMoves] = []
+        for name, sight in self.sights.items():
+            holdings = self._state.holdings.get(name)
+            if not sight.may_move or sight.node is None or holdings is None:
+                continue
+            flips = self._state.open_flips(name)
+            wishes = unit_wishes(
+                sight.model,
+                holdings,
+                flips,
+                free_units=sight.free_units,
+                vacancies=self._vacancies.get(name),
+                is_locked_out=name in self._state.lockouts,
+            )
+            named = {wish.pod for wish in wishes if wish.pod is not None}
+            coming = [pod for ref in named if (pod := self._cluster.pod(ref)) is not None and pod.is_waiting]
+            moves = pod_moves(
+                wishes,
+                [sight.as_node_pod(pod) for pod in (*sight.pods, *coming)],
+                unit_size=sight.model.device_class.unit_size,
+                gpu_count=sight.node.gpu_count,
+            )
+            kept = [move for move in moves if not (isinstance(move, EvictPod) and self._is_spared(move.pod))]
+            kept += self._overdue(sight, now_unix_s)
+            if kept:
+                due.append(NodeMoves(sight=sight, moves=tuple(dict.fromkeys(kept))))
+        return due
+
+    def _is_spared(self, ref: PodRef) -> bool:
+        pod = self._cluster.pod(ref)
+        return pod is None or self._has_waiting_siblings(pod) or (pod.is_under_way and not pod.owner_uid)
+
+    def _overdue(self, sight: BankSight, now_unix_s: float) -> list[EvictPod]:
+        """Return who was let go and found no node in time, where somebody would make it again."""
+        pool = sight.pool
+        if pool is None:
+            return []
+        return [
+            EvictPod(pod.ref, pod.flip)
+            for pod in sight.pods
+            if pod.is_under_way
+            and not pod.is_leaving
+            and pod.owner_uid
+            and pod.slot is None
+            and pod.lifted_unix_s is not None
+            and now_unix_s - pod.lifted_unix_s > pool.lift_deadline_s
+        ]
+
+
+def _what_became(pod: ClusterPod | None) -> str:
+    if pod is None:
+        return "is gone"
+    if pod.is_over:
+        return f"is over: {pod.failure or 'it ended'}"
+    if pod.is_leaving:
+        return f"leaves{f' ({pod.disruption})' if pod.disruption else ''}"
+    return f"went to node {pod.node}"

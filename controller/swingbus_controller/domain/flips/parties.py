@@ -1,0 +1,88 @@
+"""Who comes and who leaves with a plan's moves, where devices are held by somebody with a name (pods).
+
+A plan counts devices; pods come and go whole. This room cuts the moves of one bank into parts that each belong to one of them. Refuses to
+know what a party is. Invariants: a unit is in one part at most; a party comes only if all its devices do, and leaves only with all
+its units; who is first in line and fits in the bank is not overtaken there by who asks for less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from swingbus_controller.domain.planning.plan import BankView, Move, Party, Reason
+from swingbus_controller.domain.planning.planner import dwell_left_s
+from swingbus_controller.domain.planning.points import Mode
+from swingbus_controller.domain.planning.policy import Policy
+
+# Devices, their units, who comes or leaves with them (empty: nobody).
+Part = tuple[int, tuple[str, ...], str]
+
+
+def has_parties(bank: BankView) -> bool:
+    """Return whether those who use this bank are known by name."""
+    return bank.parties_in is not None
+
+
+def names_parties(move: Move) -> bool:
+    """Return whether somebody comes into or leaves inference with a move."""
+    return move.is_mode_flip and Mode.INFERENCE in (move.from_mode, move.to_mode)
+
+
+def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s: float) -> dict[int, list[Part]]:
+    """Return the parts of a bank's moves into and out of inference, by the move's place among `moves`."""
+    here = [(at, move) for at, move in enumerate(moves) if move.bank == bank.bank and names_parties(move)]
+    into = [(at, move) for at, move in here if move.to_mode is Mode.INFERENCE]
+    out = [(at, move) for at, move in here if move.from_mode is Mode.INFERENCE]
+    return _let_in(bank, into) | _let_out(bank, out, policy, now_s)
+
+
+def _let_in(bank: BankView, moves: Sequence[tuple[int, Move]]) -> dict[int, list[Part]]:
+    # Units that rest come first: nobody has to leave for them.
+    units = [
+        (at, unit)
+        for at, move in sorted(moves, key=lambda each: each[1].from_mode is not Mode.STANDBY)
+        for unit in move.unit_ids
+    ]
+    found: dict[int, list[Part]] = {at: [] for at, _ in moves}
+    for party in bank.parties_in or ():
+        need = party.count // bank.unit_size
+        if need > len(units):
+            break  # the place is kept for it until enough is free
+        taken, units = units[:need], units[need:]
+        for at in dict.fromkeys(at for at, _ in taken):
+            ids = tuple(unit for other, unit in taken if other == at)
+            found[at].append((len(ids) * bank.unit_size, ids, party.name))
+    return found
+
+
+def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, now_s: float) -> dict[int, list[Part]]:
+    found: dict[int, list[Part]] = {at: [] for at, _ in moves}
+    parties = list(bank.parties_out)
+    for at, move in moves:
+        ripe = {
+            unit
+            for holding in bank.holdings
+            if holding.point == move.from_point
+            and (move.reason is Reason.LIMIT or dwell_left_s(bank, holding, policy, now_s) <= 0)
+            for unit in holding.unit_ids
+        }
+        left_count = move.count
+        for party in list(parties):
+            if party.count <= left_count and set(party.unit_ids) <= ripe:
+                left_count -= party.count
+                parties.remove(party)
+                found[at].append((party.count, party.unit_ids, party.name))
+    return found
+
+
+def parties_of(
+    units_by_holder: Mapping[str, Sequence[int]], idle_units: Sequence[int], unit_size: int
+) -> tuple[Party, ...]:
+    """Return what leaves together: each unit that nobody holds, then each holder with its units, in the order given."""
+    free = [Party(name="", count=unit_size, unit_ids=(str(unit),)) for unit in sorted(idle_units)]
+    held = [
+        Party(name=name, count=len(units) * unit_size, unit_ids=tuple(str(unit) for unit in units))
+        for name, units in units_by_holder.items()
+        if units
+    ]
+    return (*free, *held)

@@ -1,0 +1,116 @@
+"""What each unit of a bank shall hold, and how roles change places where kubelet chose another GPU than we had in mind.
+
+Decides: the wish of every unit, from placements and open flips; which units swap roles. Refuses to know the API and watts: two units of
+one bank that swap roles leave what the bank counts as it was. Invariants: a role is never lost or doubled; a unit that a failed flip is
+charged for keeps its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from swingbus_controller.domain.cluster.facts import PodRef
+from swingbus_controller.domain.cluster.pod_moves import UnitWish
+from swingbus_controller.domain.flips.flip import Flip, desired_of
+from swingbus_controller.domain.flips.flip_events import Tenancy
+from swingbus_controller.domain.flips.placement import BankModel, Holdings
+from swingbus_controller.domain.planning.points import WORKING_MODES, Mode
+
+Swap = tuple[int, int]
+
+
+def unit_wishes(
+    model: BankModel,
+    holdings: Holdings,
+    flips: Iterable[Flip],
+    *,
+    free_units: Collection[int] = (),
+    vacancies: Mapping[int, PodRef] | None = None,
+    is_locked_out: bool = False,
+) -> list[UnitWish]:
+    """Return the wish of every unit of a bank of GPUs, in order.
+
+    Args:
+        free_units: units that evidence shows free now.
+        vacancies: who is let into which unit of inference that stands empty.
+    """
+    if is_locked_out:
+        return [UnitWish(unit=unit, tenant=Mode.STANDBY, is_freed=True) for unit in range(model.unit_count)]
+    wishes: dict[int, UnitWish] = {}
+    let_in = vacancies or {}
+    for placement in holdings.placements:
+        mode = model.points[placement.point].mode
+        tenant = mode if mode in WORKING_MODES else Mode.STANDBY
+        for unit in placement.units:
+            pod = let_in.get(unit) if tenant is Mode.INFERENCE else None
+            wishes[unit] = UnitWish(unit=unit, tenant=tenant, may_start=unit in free_units, pod=pod)
+    for flip in flips:
+        if flip.is_over or not flip.is_mode_flip:
+            continue
+        point, tenancy = desired_of(flip)
+        runs = tenancy is Tenancy.RUN and point.mode in WORKING_MODES
+        # Who is to leave is named on the way out of inference, who may come on the way in.
+        is_leaving = tenancy is not Tenancy.RUN and flip.source.mode is Mode.INFERENCE
+        is_named = is_leaving or (runs and flip.destination.mode is point.mode is Mode.INFERENCE)
+        for unit in map(int, flip.unit_ids):
+            wishes[unit] = UnitWish(
+                unit=unit,
+                tenant=point.mode if runs else Mode.STANDBY,
+                may_start=unit in free_units,
+                is_freed=tenancy is not Tenancy.RUN,
+                flip=flip.id,
+                pod=flip.pod if is_named else None,
+            )
+    return [wishes.get(unit, UnitWish(unit=unit, tenant=Mode.STANDBY)) for unit in range(model.unit_count)]
+
+
+def find_swaps(
+    wishes: Sequence[UnitWish],
+    seen: Mapping[int, Mode],
+    *,
+    held_units: Collection[int],
+    fixed_units: Collection[int] = (),
+) -> list[Swap]:
+    """Return which units have to swap roles so that who stays is where it shall be.
+
+    Args:
+        seen: the tenant of each unit that somebody holds who stays.
+        held_units: units that anybody holds, those who leave among them; all others stand empty.
+        fixed_units: units that keep their roles.
+
+    >>> wishes = [UnitWish(unit=0, tenant=Mode.INFERENCE, flip="f"), UnitWish(unit=1, tenant=Mode.STANDBY)]
+    >>> find_swaps(wishes, {1: Mode.INFERENCE}, held_units={1})
+    [(1, 0)]
+    """
+    vacant: dict[Mode, list[UnitWish]] = {}
+    for wish in wishes:
+        if wish.unit not in held_units and wish.unit not in fixed_units and wish.tenant in WORKING_MODES:
+            vacant.setdefault(wish.tenant, []).append(wish)
+    # A place that a flip waits to see filled comes before one that merely stands empty.
+    for places in vacant.values():
+        places.sort(key=lambda wish: (not wish.flip, wish.unit))
+    swaps: list[Swap] = []
+    for wish in wishes:
+        tenant = seen.get(wish.unit)
+        if tenant is None or tenant is wish.tenant or wish.unit in fixed_units:
+            continue
+        if places := vacant.get(tenant, []):
+            swaps.append((wish.unit, places.pop(0).unit))
+    return swaps
+
+
+def swap_roles(holdings: Holdings, flips: Sequence[Flip], swaps: Iterable[Swap]) -> tuple[Holdings, list[Flip]]:
+    """Return holdings and those flips that change, with the roles of units swapped; what a changed flip was shown is to be shown anew."""
+    other: dict[int, int] = {}
+    for one, two in swaps:
+        other[one], other[two] = two, one
+    placements = tuple(
+        replace(p, units=tuple(sorted(other.get(unit, unit) for unit in p.units))) for p in holdings.placements
+    )
+    changed: list[Flip] = []
+    for flip in flips:
+        units = tuple(str(other.get(int(unit), int(unit))) for unit in flip.unit_ids)
+        if units != flip.unit_ids:
+            changed.append(replace(flip, unit_ids=units, evidence=frozenset()))
+    return replace(holdings, placements=placements), changed

@@ -1,0 +1,341 @@
+"""A cluster in virtual time: pods, a scheduler that preempts, kubelets that choose GPUs, budgets that refuse. Implements `ports.cluster`.
+
+It behaves as Kubernetes was seen to: a gate holds, a lift is one step, a leaving pod keeps its GPU until it is gone, whoever has more
+priority pushes a miner out where nothing is free, workloads make their pods again, processes outlive pods where a test says so. Nothing
+here knows flips.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from swingbus.faults import OverBudget, Unreachable
+from swingbus_controller.domain.cluster.facts import HOSTNAME_LABEL, ClusterNode, ClusterPod, PodKey, PodRef, Pool
+from swingbus_controller.domain.cluster.pool_words import PoolWords, Story
+from swingbus_controller.domain.cluster.state import ClusterState
+from swingbus_controller.ports.cluster import CallAnswer, CallOutcome
+
+GRACE_S, START_S, READY_S = 2.0, 1.0, 3.0
+TAKEN = CallOutcome(answer=CallAnswer.TAKEN)
+GONE = CallOutcome(answer=CallAnswer.GONE)
+
+
+@dataclass
+class Running:
+    """A pod on its node: which GPUs the kubelet gave it, when it came, when it was told to go."""
+
+    node: str
+    gpus: tuple[int, ...]
+    since_s: float
+    told_s: float | None = None
+    grace_s: float = GRACE_S
+
+
+@dataclass
+class Workload:
+    """A ReplicaSet."""
+
+    name: str
+    uid: str
+    namespace: str
+    replicas: int
+    gpu_count: int
+    priority: int = 0
+    min_available: int | None = None  # of its disruption budget
+    is_gated: bool = True
+    selector: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Process:
+    """Something that works on a GPU, whatever anybody says of pods."""
+
+    node: str
+    gpu: int
+    pod: str  # namespace/name
+    is_miner: bool
+
+
+class FakeCluster:
+    """One cluster; `step` lets time pass."""
+
+    def __init__(self, rng: random.Random, now: Callable[[], float], *, miner_namespace: str = "miners") -> None:
+        self.rng, self.now = rng, now
+        self.state = ClusterState(is_synced=True)
+        self.calls = self
+        self.miner_namespace = miner_namespace
+        self.workloads: dict[str, Workload] = {}
+        self.running: dict[PodRef, Running] = {}
+        self.processes: list[Process] = []
+        self.ends: dict[PodRef, float] = {}  # processes of pods that are gone, and when they end
+        self.preempted: list[str] = []
+        self.evicted: list[str] = []
+        self.stories: list[Story] = []
+        self.words: dict[str, PoolWords] = {}
+        self.log: list[str] = []
+        self.failing: set[str] = set()  # nodes that reject what is sent there
+        self.slow_to_end_s: dict[str, float] = {}  # by pod name: how long its processes outlive it
+        self.never_ready: set[str] = set()
+        self.lost_calls_ratio = 0.0
+        self.is_down = False
+        self.permit_s = 60.0
+        self._numbers = itertools.count(1)
+
+    # What tests do.
+
+    def add_node(self, name: str, gpu_count: int, labels: dict[str, str]) -> None:
+        self.state.see_node(
+            ClusterNode(name=name, uid=f"node-{name}", gpu_count=gpu_count, labels={HOSTNAME_LABEL: name, **labels})
+        )
+
+    def deploy(
+        self, name: str, replicas: int, *, gpu_count: int = 1, namespace: str = "customers", **more: object
+    ) -> None:
+        """Make a workload, or scale it."""
+        known = self.workloads.get(name)
+        if known is None:
+            self.workloads[name] = Workload(name, f"uid-{name}", namespace, replicas, gpu_count, **more)  # type: ignore[arg-type]
+        else:
+            known.replicas = replicas
+        self._keep_replicas()
+
+    def pods_of(self, workload: str) -> list[ClusterPod]:
+        return [pod for pod in self.state.pods.values() if pod.owner_uid == f"uid-{workload}"]
+
+    def ready_count(self, workload: str) -> int:
+        return sum(pod.is_ready and not pod.is_leaving for pod in self.pods_of(workload))
+
+    def miners_on(self, node: str) -> list[ClusterPod]:
+        return [pod for pod in self.state.pods_on(node) if pod.namespace == self.miner_namespace]
+
+    def force_delete(self, ref: PodRef, *, lingers_s: float) -> None:
+        """Take the object away while its processes live on."""
+        self.slow_to_end_s[ref.name] = lingers_s
+        self._remove(ref)
+
+    def holders(self, node: str) -> Iterator[tuple[int, str]]:
+        """Return (GPU, namespace/name) as the node's kubelet lists pods."""
+        for ref, run in self.running.items():
+            if run.node == node:
+                for gpu in run.gpus:
+                    yield gpu, str(ref)
+
+    # Time.
+
+    def step(self) -> None:
+        now_s = self.now()
+        for ref, run in list(self.running.items()):
+            pod = self.state.pod(ref)
+            if pod is None:
+                continue
+            if run.told_s is not None and now_s - run.told_s >= run.grace_s:
+                self._remove(ref)
+            elif run.told_s is None and now_s - run.since_s >= START_S:
+                self._work(ref, run)
+                is_ready = now_s - run.since_s >= READY_S and ref.name not in self.never_ready
+                if is_ready and not pod.is_ready:
+                    self._see(replace(pod, is_ready=True))
+        for ref, until_s in list(self.ends.items()):
+            if now_s >= until_s:
+                del self.ends[ref]
+                self.processes = [p for p in self.processes if p.pod != str(ref)]
+        self._keep_replicas()
+        self._schedule()
+
+    def _work(self, ref: PodRef, run: Running) -> None:
+        for gpu in run.gpus:
+            if not any(p.pod == str(ref) and p.gpu == gpu for p in self.processes):
+                self.processes.append(Process(run.node, gpu, str(ref), ref.namespace == self.miner_namespace))
+
+    def _remove(self, ref: PodRef) -> None:
+        self.running.pop(ref, None)
+        self.state.lose_pod(ref)
+        lingers_s = self.slow_to_end_s.get(ref.name, 0.0)
+        if lingers_s > 0.0:
+            self.ends[ref] = self.now() + lingers_s
+        else:
+            self.processes = [p for p in self.processes if p.pod != str(ref)]
+
+    def _keep_replicas(self) -> None:
+        for each in self.workloads.values():
+            here = [p for p in self.pods_of(each.name) if not p.is_leaving and not p.is_over]
+            for _ in range(each.replicas - len(here)):
+                number = next(self._numbers)
+                self._see(
+                    ClusterPod(
+                        namespace=each.namespace,
+                        name=f"{each.name}-{number}",
+                        uid=f"uid-{number}",
+                        revision="",
+                        gpu_count=each.gpu_count,
+                        is_gated=each.is_gated,
+                        priority=each.priority,
+                        made_unix_s=self.now() + number / 1e6,
+                        owner_uid=each.uid,
+                        owner_kind="ReplicaSet",
+                        node_selector=each.selector,
+                    )
+                )
+            surplus = len(here) - each.replicas
+            for pod in sorted(here, key=lambda p: (bool(p.node), p.is_ready, -p.made_unix_s))[: max(0, surplus)]:
+                self._tell_to_go(pod, GRACE_S)
+            for pod in self.pods_of(each.name):
+                if pod.is_over:
+                    self._remove(pod.ref)
+
+    def _schedule(self) -> None:
+        for pod in sorted(self.state.unbound(), key=lambda pod: pod.rank):
+            if pod.is_gated or pod.is_leaving or pod.is_over:
+                continue
+            nodes = [n for n in self.state.nodes.values() if self._fits(pod, n)]
+            for node in nodes:
+                taken = sum(p.gpu_count for p in self.state.pods_on(node.name) if p.node and not p.is_over)
+                if node.gpu_count - taken >= pod.gpu_count:
+                    self._bind(pod, node)
+                    break
+            else:
+                victims = [m for n in nodes for m in self.miners_on(n.name) if m.priority < pod.priority and m.node]
+                staying = [m for m in victims if not m.is_leaving]
+                if staying and pod.namespace != self.miner_namespace:
+                    self.preempted.append(f"{staying[0].name} for {pod.name}")
+                    self._tell_to_go(staying[0], GRACE_S)
+
+    def _fits(self, pod: ClusterPod, node: ClusterNode) -> bool:
+        if pod.slot is not None and pod.aimed_at != node.name:
+            return False
+        return all(node.labels.get(k) == v for k, v in pod.node_selector.items())
+
+    def _bind(self, pod: ClusterPod, node: ClusterNode) -> None:
+        if node.name in self.failing:
+            self._see(replace(pod, node=node.name, is_over=True, failure="UnexpectedAdmissionError: no device"))
+            return
+        held = {gpu for gpu, _ in self.holders(node.name)}
+        free = [gpu for gpu in range(node.gpu_count) if gpu not in held]
+        chosen = tuple(self.rng.sample(free, pod.gpu_count))
+        self.running[pod.ref] = Running(node.name, chosen, self.now())
+        self._see(replace(pod, node=node.name))
+
+    def _tell_to_go(self, pod: ClusterPod, grace_s: float) -> None:
+        run = self.running.get(pod.ref)
+        if run is None:
+            self._remove(pod.ref)
+            return
+        if run.told_s is None:
+            run.told_s, run.grace_s = self.now(), grace_s
+        self._see(replace(pod, is_leaving=True, is_ready=False))
+
+    def _see(self, pod: ClusterPod) -> None:
+        self.state.see_pod(replace(pod, revision=str(next(self._numbers))))
+
+    # The port.
+
+    def may_write_s(self) -> float:
+        return self.permit_s
+
+    async def wait_changed(self) -> None:
+        """Return at once: tests look every second."""
+
+    def _called(self, what: str) -> bool:
+        """Note a call; return whether its answer gets lost on the way back."""
+        if self.is_down:
+            raise Unreachable(f"cannot {what}: the API server is away")
+        self.log.append(what)
+        if self.rng.random() < self.lost_calls_ratio:
+            if self.rng.random() < 0.5:
+                raise OverBudget("busy", metadata={"retry_after_s": "1"})
+            return True
+        return False
+
+    async def delete_pod(self, pod: PodRef, *, grace_s: int) -> CallOutcome:
+        is_lost = self._called(f"delete {pod}")
+        found = self.state.pod(pod)
+        if found is None:
+            return GONE
+        self._tell_to_go(found, float(grace_s))
+        if is_lost:
+            raise Unreachable("the answer got lost")
+        return TAKEN
+
+    async def evict_pod(self, pod: PodRef, *, only_revision: str = "") -> CallOutcome:
+        is_lost = self._called(f"evict {pod}")
+        found = self.state.pod(pod)
+        if found is None:
+            return GONE
+        if only_revision and found.revision != only_revision:
+            return CallOutcome(answer=CallAnswer.STALE)
+        owner = next((w for w in self.workloads.values() if w.uid == found.owner_uid), None)
+        if owner is not None and owner.min_available is not None and found.is_ready:
+            healthy = self.ready_count(owner.name)
+            if healthy <= owner.min_available:
+                return CallOutcome(
+                    answer=CallAnswer.BLOCKED,
+                    detail=f"The disruption budget {owner.name} needs {owner.min_available} healthy pods and has {healthy} currently",
+                    budget=owner.name,
+                    needed_count=owner.min_available,
+                    healthy_count=healthy,
+                    retry_after_s=1.0,
+                )
+        self.evicted.append(pod.name)
+        self._tell_to_go(found, GRACE_S)
+        if is_lost:
+            raise Unreachable("the answer got lost")
+        return TAKEN
+
+    async def lift_gate(self, pod: ClusterPod, node: ClusterNode, pool: Pool, *, flip: str) -> CallOutcome:
+        is_lost = self._called(f"lift {pod.ref}")
+        found = self.state.pod(pod.ref)
+        if found is None:
+            return GONE
+        if found.revision != pod.revision:
+            return CallOutcome(answer=CallAnswer.STALE)
+        self._see(
+            replace(
+                found,
+                is_gated=False,
+                aimed_at=node.name,
+                flip=flip,
+                lifted_unix_s=self.now(),
+                node_selector={**found.node_selector, HOSTNAME_LABEL: node.name},
+            )
+        )
+        if is_lost:
+            raise Unreachable("the answer got lost")
+        return TAKEN
+
+    async def make_miner(self, pool: Pool, node: ClusterNode, *, slot: int, gpu_count: int, flip: str) -> CallOutcome:
+        is_lost = self._called(f"make miner {node.name} {slot}")
+        key: PodKey = (pool.miner_namespace, f"miner-{node.name}-{slot}")
+        if key not in self.state.pods:
+            number = next(self._numbers)
+            self._see(
+                ClusterPod(
+                    namespace=key[0],
+                    name=key[1],
+                    uid=f"uid-{number}",
+                    revision="",
+                    gpu_count=gpu_count,
+                    aimed_at=node.name,
+                    priority=-1000,
+                    made_unix_s=self.now(),
+                    owner_uid=pool.uid,
+                    owner_kind="CapacityPool",
+                    miner_pool=pool.name,
+                    slot=slot,
+                    flip=flip,
+                )
+            )
+        if is_lost:
+            raise Unreachable("the answer got lost")
+        return TAKEN
+
+    async def write_pool(self, pool: Pool, words: PoolWords) -> CallOutcome:
+        self._called(f"status {pool.name}")
+        self.words[pool.name] = words
+        return TAKEN
+
+    async def tell(self, story: Story) -> CallOutcome:
+        self.stories.append(story)
+        return TAKEN
