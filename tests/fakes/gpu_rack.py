@@ -76,6 +76,8 @@ class Rack:
     # Another driver than programs in memory; then the test says which processes live on which GPU.
     make_driver: Callable[[Sequence[GpuUnit]], WorkloadDriver] | None = None
     strangers: set[str] = field(default_factory=set)
+    boot_id: str = "boot-1"
+    _enforced_w: float | None = None
 
     def __post_init__(self) -> None:
         self.workloads = FakeWorkloads([f"{BANK}/0", f"{BANK}/1"], self.programs)
@@ -100,9 +102,19 @@ class Rack:
         times = ExecutionTimes(verify_s=3.0, boot_s=3.0, attempts=3, backoff_max_s=10.0)
         settings = StewardSettings(times=times, quarantine_s=5.0, writes=True, shed_kw_per_s={})
         store = self.store or FileStateStore(self.folder)
-        steward = Steward(settings, clock=self.clock, store=store, boot_id="boot-1")
+        steward = Steward(settings, clock=self.clock, store=store, boot_id=self.boot_id)
         steward.load()
         return steward
+
+    def reboot(self) -> None:
+        """The host starts anew: no process lives, limits are at their defaults, the agent starts with what is on its disk."""
+        self.boot_id += "+"
+        for gpu in self.gpus.gpus:
+            gpu.processes = []
+            gpu.enforced_limit_w = gpu.requested_limit_w = 700.0
+        self.log.clear()
+        self._enforced_w = None  # the only rise that nobody granted
+        self.steward = self.new_steward()
 
     async def look(self) -> None:
         """One second passes: one reading, then whatever is planned is written."""
@@ -134,7 +146,7 @@ class Rack:
         report = self.report()
         if report.grant_w and not report.is_lapsed:
             enforced_w = sum(gpu.enforced_limit_w for gpu in self.gpus.gpus) * 1.07 + 500.0
-            before_w = getattr(self, "_enforced_w", enforced_w)
+            before_w = enforced_w if self._enforced_w is None else self._enforced_w
             assert enforced_w <= max(report.grant_w, before_w) + 1e-6, "limits rose above the grant"
             self._enforced_w = enforced_w
 

@@ -22,7 +22,7 @@ from swingbus_agent.app.bank_report import bank_report
 from swingbus_agent.app.kept_bank import KeptBank, candidate_name
 from swingbus_agent.domain import grant as grant_words
 from swingbus_agent.domain import order_record
-from swingbus_agent.domain.counting import base_w, feeder_w, overhead_ratio
+from swingbus_agent.domain.counting import base_w, device_counted_w, feeder_w, overhead_ratio
 from swingbus_agent.domain.drawing import sure_draw_w
 from swingbus_agent.domain.governor import GovernedBank, Governor, GovernorSettings, Verdict
 from swingbus_agent.domain.grant import BankGrant, Desired, DurableState, MarkerLog
@@ -30,12 +30,13 @@ from swingbus_agent.domain.orders import (
     AdoptOrder,
     AgentOrder,
     AgentReport,
+    BankCounting,
     BankOrder,
     Mode,
     RenewalReply,
     Urgency,
 )
-from swingbus_agent.domain.readings import BankSpec, Condition
+from swingbus_agent.domain.readings import BankSpec, Condition, Kind
 from swingbus_agent.domain.selection import Target, check_order, choose, fit
 from swingbus_agent.domain.views import DeviceView, ExecutionTimes, Notice, Verb, Write
 from swingbus_agent.ports.bank import BankReading, Taking, WriteAnswer
@@ -76,6 +77,7 @@ class Steward:
         self._governor: Governor | None = None
         self._storing = asyncio.Lock()
         self._began_s = clock.boottime_s()
+        self._has_rebooted = False
         self._markers = MarkerLog()
         self._marker = 0
         self._refusal = ""
@@ -90,6 +92,7 @@ class Steward:
             record = self._store.load(GRANTS_RECORD)
             if record is not None:
                 self._durable = grant_words.from_record(record)
+                self._has_rebooted = self._durable.boot_id != self._boot_id
         except SwingbusError as error:
             self.load_faults.append(f"{GRANTS_RECORD}: {error}; nothing is raised until the controller grants anew")
         try:
@@ -416,8 +419,6 @@ class Steward:
             base = bank.lowered()
         if math.isinf(allowance.watts) or allowance.why == "lost":
             return base  # nothing may rise; how far it must fall nobody has said
-        if allowance.why == "lapsed" and now_s - self._began_s < _FIRST_CONTACT_S:
-            return base
         candidates = bank.candidates(self._shed_kw_per_s(bank))
         by_name = {
             candidate_name(bank.spec, d.device, d.unit): base[d.device] for d in bank.spec.devices if d.device in base
@@ -428,6 +429,8 @@ class Steward:
             for d in bank.spec.devices
             if d.device not in base
         )
+        if allowance.why == "lapsed" and self._may_listen(bank, counting, base, fixed_w, now_s):
+            return base
         fitted = fit(
             by_name,
             candidates,
@@ -441,6 +444,22 @@ class Steward:
         if allowance.why not in ("granted", "trimmed"):
             bank.fallen = result
         return result
+
+    def _may_listen(
+        self, bank: KeptBank, counting: BankCounting, base: Mapping[str, Target], fixed_w: float, now_s: float
+    ) -> bool:
+        """Tell whether a controller is waited for before a grant that ran out takes tenants down.
+
+        Not on a GPU host that was rebooted while what is there counts above what was last granted: its limits are at their defaults, and
+        nothing ran on through the reboot that waiting could spare.
+        """
+        if now_s - self._began_s >= _FIRST_CONTACT_S:
+            return False
+        if not self._has_rebooted or bank.spec.kind is not Kind.GPU:
+            return True
+        there_w = [device_counted_w(counting, Kind.GPU, target.mode, target.power_w) for target in base.values()]
+        granted_w = self.governor.report(bank.spec.bank, now_s).grant_w
+        return granted_w is not None and feeder_w(counting, [*there_w, fixed_w]) <= granted_w
 
     # Writes.
 
