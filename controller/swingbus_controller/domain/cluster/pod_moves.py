@@ -132,11 +132,15 @@ def pod_moves(
     # GPUs that anybody has or is on the way to; one that leaves has them until it is gone.
     offered_count = len(wishes) * unit_size if gpu_count is None else min(gpu_count, len(wishes) * unit_size)
     free_count = offered_count - sum(pod.gpu_count for pod in held)
-    # Each tenant's newcomers fit what is wished for it, and the wishes fit the node: together they fit too.
+    # Who is on the way takes a GPU that is still told to be free: until the agent sees it there, that GPU is nobody else's.
+    unseen_count = sum(max(0, pod.gpu_count - len(pod.units) * unit_size) for pod in held)
+    free_count = min(free_count, sum(wish.may_start for wish in wishes) * unit_size - unseen_count)
+    lifts = _lifts(wishes, here, unit_size, free_count)
+    free_count -= sum(pod.gpu_count for pod, _ in lifts)
     return (
         *(DeleteMiner(pod.ref) for pod in _surplus(wishes, miners, unit_size)),
         *_evictions(wishes, held),
-        *(LiftGate(pod.ref, flip) for pod, flip in _lifts(wishes, here, unit_size, free_count)),
+        *(LiftGate(pod.ref, flip) for pod, flip in lifts),
         *_miners(wishes, miners, unit_size, free_count),
     )
 
