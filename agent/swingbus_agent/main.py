@@ -2,6 +2,7 @@
 
     swingbus-agent run --config FILE     look, report, obey
     swingbus-agent check [--config FILE] say in plain words what can and cannot be seen on this host
+    swingbus-agent floor --config FILE   set every GPU of the file to its least limit, before a kubelet starts
     swingbus-agent join BUNDLE           install the certificate that lets this agent reach its controller
 
 Invariant: leaving is not a command. At SIGTERM sessions end and children of ours that only read are stopped; miners hash on and
@@ -52,6 +53,19 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--config", type=Path, metavar="FILE", help="configuration (TOML); without it: what there is by itself"
     )
+    floor = commands.add_parser(
+        "floor",
+        help="set every GPU of the file's banks to the least limit that it takes, and read it back; for a boot, before kubelet",
+        description="Set limits once and end. Ends with 0 if every GPU is read back at its least limit, else with 1.",
+    )
+    floor.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration (TOML)")
+    floor.add_argument(
+        "--wait-s",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long the driver may take to show all GPUs (default: 60)",
+    )
     join = commands.add_parser(
         "join",
         help="install a bundle made by `swingbus-controller certificate issue --agent NAME`",
@@ -74,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
                 return _run(arguments.config, arguments.log_level)
             case "check":
                 return _check(arguments.config)
+            case "floor":
+                return _floor(arguments.config, arguments.wait_s)
             case _:
                 return _join(arguments.bundle, arguments.config, replace=arguments.replace)
     except SwingbusError as error:
@@ -112,6 +128,21 @@ def _check(config: Path | None) -> int:
     print(
         "\nEverything that is configured can be seen." if settings else "\nThis is what an agent sees here by itself."
     )
+    return EXIT_OK
+
+
+def _floor(config: Path, wait_s: float) -> int:
+    from swingbus_agent.floor import set_floors
+    from swingbus_agent.settings import load_settings
+
+    findings = asyncio.run(set_floors(load_settings(config), wait_s=wait_s))
+    for finding in findings:
+        print(finding.line())
+    wrong = sum(finding.is_wrong for finding in findings)
+    if wrong:
+        print(f"\nNot every GPU is at its floor: {wrong} of {len(findings)} lines are wrong.")
+        return EXIT_REFUSED
+    print(f"\nAll {len(findings)} GPUs are at their floor.")
     return EXIT_OK
 
 

@@ -131,8 +131,10 @@ gpus = {gpus}
 async def running(
     folder: Path, python: Path, config: Path, host: GpuHost, *, capabilities: str = ""
 ) -> AsyncIterator[Running]:
-    """Run the program as a container's entry does, with these of root's capabilities (default: all)."""
-    limited = ["setpriv", f"--bounding-set=-all,{capabilities}", "--inh-caps=-all"] if capabilities else []
+    """Run the program as a container's entry does: with these of root's capabilities and no way to more (default: all)."""
+    limited = (
+        ["setpriv", f"--bounding-set=-all,{capabilities}", "--inh-caps=-all", "--no-new-privs"] if capabilities else []
+    )
     log = folder / "log"
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,12 @@ def test_manual_names_every_key_with_its_default() -> None:
             assert rows[key.path].strip() == f"`{str(key.default).lower()}`"
         elif isinstance(key.default, int | float):
             assert float(rows[key.path].strip().strip("`")) == key.default, key.path
+
+
+def test_manual_shows_how_to_become_another_user() -> None:
+    """Its example of a node is a right one; the group is the user's number where none is given."""
+    example = (
+        MANUAL.read_text(encoding="utf-8").split("## On a Kubernetes node")[1].split("```toml\n")[1].split("```")[0]
+    )
+    settings = parse_settings(tomllib.loads(f'name = "a"\n{example}'), where="t", environment={})
+    assert (settings.node.run_as_user, settings.node.run_as_group) == (64000, 0)
