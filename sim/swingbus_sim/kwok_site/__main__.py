@@ -23,6 +23,7 @@ def _build(config: dict[str, Any]) -> KwokSite:
         folder,
         seed=int(config.get("seed", 1)),
         boot_limit_w=config.get("boot_limit_w"),
+        boot_limits_w=config.get("boot_limits_w"),
         endpoint=config.get("endpoint"),
         **paths,
     )

@@ -48,6 +48,7 @@ class KwokSite:
         *,
         seed: int = 1,
         boot_limit_w: float | None = None,
+        boot_limits_w: Mapping[str, float] | None = None,
         kubeconfig: Path | None = None,
         endpoint: str | None = None,
         bundles: Path | None = None,
@@ -56,6 +57,7 @@ class KwokSite:
 
         Args:
             boot_limit_w: what every GPU is limited to after a boot, now included; None is the driver's default.
+            boot_limits_w: the same of single nodes, by name.
             kubeconfig: of an API server whose bound pods are run; None runs none.
             endpoint, bundles: of a controller, and the folder with one bundle per node; None has no agents.
         """
@@ -74,7 +76,7 @@ class KwokSite:
                 timeline=self.timeline,
                 random=Random(self._random.random()),
                 now_s=now_s,
-                boot_limit_w=boot_limit_w,
+                boot_limit_w=(boot_limits_w or {}).get(name, boot_limit_w),
             )
             self.kubelets[name] = Kubelet(
                 server=server, timeline=self.timeline, random=Random(self._random.random()), note=self._note

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -76,7 +79,9 @@ class PodWatch:
         self._closing.set()
         connection = self._connection
         if connection is not None and connection.sock is not None:
-            connection.sock.close()
+            # Beneath TLS, or the reading thread would wait for the server's farewell.
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.sock.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:

@@ -1,0 +1,81 @@
+"""`make bench-kube`: run rows of the comparison; writes build/bench-kube/report.json and prints a table per row."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+
+from tests.benchmarks.kube.contenders import Contender, PriorityClassContender
+from tests.benchmarks.kube.ours import Swingbus
+from tests.benchmarks.kube.report import table, write_report
+from tests.benchmarks.kube.rows import Result, Row
+from tests.benchmarks.kube.running import run_row
+from tests.benchmarks.settings import Settings
+
+REPORT = Path("build") / "bench-kube" / "report.json"
+CONTENDERS: dict[str, Contender] = {
+    "ours": Swingbus(),
+    **{kind: PriorityClassContender(kind) for kind in ("plain", "tuned", "share")},
+}
+
+
+def rows_of(options: argparse.Namespace) -> list[Row]:
+    """Return the rows that are asked for: the product of sizes, limits and arrivals, for each seed."""
+    return [
+        Row(
+            node_count=node_count,
+            arrivals=arrivals,
+            limit_ratio=percent / 100.0,
+            repeats=options.repeats if arrivals == 1 else 1,
+            seed=seed,
+        )
+        for seed in options.seeds
+        for node_count in options.nodes
+        for percent in options.limits
+        for arrivals in options.arrivals
+    ]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m tests.benchmarks.kube", description=__doc__)
+    top.add_argument("--nodes", type=int, nargs="+", default=[50], help="KWOK nodes, 8 GPUs each")
+    top.add_argument("--arrivals", type=int, nargs="+", default=[8], help="inference pods that come at once")
+    top.add_argument("--limits", type=float, nargs="+", default=[90.0], help="percent of nameplate")
+    top.add_argument("--repeats", type=int, default=20, help="how many single arrivals, one after another")
+    top.add_argument("--seeds", type=int, nargs="+", default=[1])
+    top.add_argument("--contenders", nargs="+", choices=sorted(CONTENDERS), default=["ours", "tuned"])
+    top.add_argument("--out", type=Path, default=REPORT)
+    return top
+
+
+def main() -> int:
+    """Run the rows, contenders in an order that changes from row to row."""
+    options = parser().parse_args()
+    settings = Settings()
+    results: list[Result] = []
+    facts: dict[str, object] = {
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load_1m_at_start": os.getloadavg()[0],
+    }
+    for number, row in enumerate(rows_of(options)):
+        chosen = list(options.contenders)
+        random.Random(row.seed * 1000 + number).shuffle(chosen)
+        for kind in chosen:
+            settings.say(f"{row.title}: {CONTENDERS[kind].name}")
+            results.append(run_row(CONTENDERS[kind], row, settings.say))
+            write_report(options.out, results, facts)
+    print(table(results))
+    print(f"report: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The report: JSON for machines, a table for people; rows that a rival wins are in it like all others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.kube.rows import Result
+
+COLUMNS = (
+    "contender",
+    "bound p50",
+    "p99",
+    "all bound",
+    "running p50",
+    "told p50",
+    "p99",
+    "gone p50",
+    "released p50",
+    "unbound",
+    "W*s over",
+    "peak kW",
+    "mean kW",
+    "ramp kW/s",
+    "kills/GPU",
+    "in dwell",
+    "idle GPU*s",
+    "mine GPU*h",
+    "infer GPU*h",
+    "of it full",
+    "writes",
+    "CPU s",
+    "RSS MB",
+)
+
+
+def write_report(path: Path, results: Sequence[Result], facts: dict[str, object]) -> None:
+    """Write all results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"facts": facts, "results": [_record(r) for r in results]}, indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def _record(result: Result) -> dict[str, Any]:
+    return {**asdict(result), "killed_per_gpu": result.killed_per_gpu, "row_title": result.row.title}
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return one table per row, contenders below each other."""
+    parts: list[str] = []
+    for title in dict.fromkeys(result.row.title for result in results):
+        of_row = [result for result in results if result.row.title == title]
+        lines = [COLUMNS, *(_cells(result) for result in of_row)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+        parts.append(f"{title} (limit {of_row[0].limit_w / 1000:.1f} kW)")
+        parts += ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    totals = result.totals
+    groups = [seconds for seconds in result.all_bound_s if seconds is not None]
+    return (
+        result.contender,
+        _seconds(result.bound.p50_s),
+        _seconds(result.bound.p99_s),
+        _seconds(max(groups) if len(groups) == len(result.all_bound_s) else None),
+        _seconds(result.running.p50_s),
+        _seconds(result.victim_told.p50_s),
+        _seconds(result.victim_told.p99_s),
+        _seconds(result.victim_gone.p50_s),
+        _seconds(result.victim_released.p50_s),
+        str(result.unbound),
+        f"{totals.over_limit_ws:.0f}",
+        f"{totals.peak_w / 1000:.1f}",
+        f"{totals.mean_w / 1000:.1f}",
+        f"{totals.ramp_w_per_s / 1000:.1f}",
+        "-" if result.killed_per_gpu is None else f"{result.killed_per_gpu:.2f}",
+        str(result.killed_in_dwell),
+        f"{totals.idle_gpu_s:.0f}",
+        f"{totals.mining_gpu_s / 3600:.2f}",
+        f"{totals.inference_gpu_s / 3600:.3f}",
+        f"{totals.inference_full_gpu_s / 3600:.3f}",
+        str(sum(result.api_writes.values())),
+        f"{sum(used.cpu_s for used in result.used.values()):.1f}",
+        f"{sum(used.rss_mb for used in result.used.values()):.0f}",
+    )
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

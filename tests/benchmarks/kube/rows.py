@@ -1,0 +1,121 @@
+"""What is measured: one row of the matrix, and what came of it for one contender."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swingbus_sim.kwok_site.measures import Totals
+from swingbus_sim.kwok_site.plan import SitePlan
+from tests.benchmarks.figure import percentile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row: how large, how tight, how many come at once.
+
+    Args:
+        arrivals: inference pods that are posted at the same moment, one GPU each.
+        repeats: how often such a group comes; the next only after the one before was bound.
+        hold_s: how long all stay before they leave; refill_s: how long is looked at after that.
+        bind_timeout_s: how long a group is waited for; what is not bound by then is told as such.
+    """
+
+    node_count: int
+    arrivals: int
+    limit_ratio: float
+    repeats: int = 1
+    seed: int = 1
+    hold_s: float = 15.0
+    refill_s: float = 20.0
+    bind_timeout_s: float = 60.0
+    dwell_s: float = 10.0
+
+    @property
+    def plan(self) -> SitePlan:
+        """The site."""
+        return SitePlan(node_count=self.node_count, limit_ratio=self.limit_ratio)
+
+    @property
+    def gpu_count(self) -> int:
+        """All GPUs of the site."""
+        return self.node_count * self.plan.gpus_per_node
+
+    @property
+    def title(self) -> str:
+        """For a table."""
+        times = f" x {self.repeats}" if self.repeats > 1 else ""
+        return f"{self.node_count} nodes, {self.arrivals}{times} arrive, {100 * self.limit_ratio:.0f} %"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Seconds of many of one kind: how many, the middle, the 99th of a hundred, the worst. None where there were none."""
+
+    count: int
+    p50_s: float | None
+    p99_s: float | None
+    max_s: float | None
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Spread:
+        """Sum up."""
+        if not seconds:
+            return cls(count=0, p50_s=None, p99_s=None, max_s=None)
+        return cls(
+            count=len(seconds),
+            p50_s=round(percentile(seconds, 0.5), 3),
+            p99_s=round(percentile(seconds, 0.99), 3),
+            max_s=round(max(seconds), 3),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """What one process used in the measured stretch."""
+
+    cpu_s: float
+    rss_mb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one contender did in one row. All times count from the moment that a pod's POST was accepted, or its group's first was.
+
+    Args:
+        bound, running: POST to bound, and to its process on a GPU.
+        all_bound_s: per group, first POST to the last pod bound; None for a group that was not all bound in time.
+        victim_told, victim_gone, victim_released: first POST of the group to a miner that is told to end, whose pod is gone, and of
+            which no process is on any GPU.
+        unbound: pods that were not bound in time.
+        killed: miners whose process ran and was ended by force while inference came; killed_in_dwell: of those, before they ran so long.
+        totals: watts and GPU-seconds of the whole stretch; watched_s its length; baseline_w the mean just before it.
+        api_writes: by verb and resource, of everybody.
+        used: by process.
+        notes: what a reader must know.
+    """
+
+    contender: str
+    row: Row
+    bound: Spread
+    running: Spread
+    all_bound_s: tuple[float | None, ...]
+    victim_told: Spread
+    victim_gone: Spread
+    victim_released: Spread
+    unbound: int
+    killed: int
+    killed_in_dwell: int
+    refused_by_kubelet: int
+    totals: Totals
+    baseline_w: float
+    limit_w: float
+    api_writes: dict[str, int]
+    used: dict[str, Used]
+    setup_s: float
+    notes: tuple[str, ...] = ()
+    own: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def killed_per_gpu(self) -> float | None:
+        """Miners killed per GPU that inference got; None where it got none."""
+        return None if not self.bound.count else self.killed / self.bound.count

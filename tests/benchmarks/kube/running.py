@@ -1,0 +1,199 @@
+"""One contender in one row: a fresh cluster, miners everywhere, groups of inference that come, stay and leave; everything counted."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from swingbus.faults import TimedOut, WrongState
+from swingbus_sim.cluster.processes import wait_until
+from swingbus_sim.kwok_site.measures import total
+from tests.benchmarks.figure import check
+from tests.benchmarks.kube.accounting import ApiWrites, Usage, control_plane_pids
+from tests.benchmarks.kube.cluster import Writer, add_nodes, fresh_cluster
+from tests.benchmarks.kube.contenders import INFERENCE_NAMESPACE, Contender, Stage, Standing
+from tests.benchmarks.kube.rows import Result, Row, Spread
+from tests.benchmarks.kube.witness import Process, Seen, Witness, now_s, read_processes
+
+_PODS = f"/api/v1/namespaces/{INFERENCE_NAMESPACE}/pods"
+_BASELINE_S = 5.0
+_BETWEEN_S = 3.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """Pods that came together: when each POST was accepted, by uid."""
+
+    posted_s: dict[str, float]
+
+    @property
+    def first_s(self) -> float:
+        """When the first was accepted."""
+        return min(self.posted_s.values())
+
+
+def run_row(contender: Contender, row: Row, say: Callable[[str], None]) -> Result:
+    """Run it and return what came of it."""
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="swingbus-bench-") as folder, fresh_cluster(say) as cluster:
+        writer, witness = Writer(cluster), Witness(cluster)
+        try:
+            add_nodes(cluster, writer, row.plan, contender.node_labels(row.plan))
+            stage = Stage(cluster=cluster, writer=writer, folder=Path(folder), row=row)
+            with contender.standing(stage) as standing:
+                _fill(contender, stage, standing, say)
+                setup_s = time.monotonic() - began_s
+                return _measure(contender, stage, standing, witness, setup_s, say)
+        finally:
+            witness.close()
+            writer.close()
+
+
+def _fill(contender: Contender, stage: Stage, standing: Standing, say: Callable[[str], None]) -> None:
+    """Let miners run everywhere, longer than the dwell, before anything is counted."""
+    count = contender.miner_count(stage.row)
+    contender.start_miners(stage)
+    timeout_s = 120.0 + 0.5 * stage.row.gpu_count
+    standing.nodes.wait(lambda seen: seen["mining"] == count, what=f"{count} GPUs mine", timeout_s=timeout_s)
+    say(f"{contender.name}: {count} of {stage.row.gpu_count} GPUs mine")
+    time.sleep(stage.row.dwell_s + _BASELINE_S)
+
+
+def _measure(
+    contender: Contender, stage: Stage, standing: Standing, witness: Witness, setup_s: float, say: Callable[[str], None]
+) -> Result:
+    row, nodes = stage.row, standing.nodes
+    pids = {**control_plane_pids(stage.cluster), "nodes' model": nodes.pid, **standing.pids}
+    usage, writes, from_s = Usage(pids), ApiWrites(stage.cluster), now_s()
+    groups: list[Group] = []
+    for number in range(row.repeats):
+        if number:
+            time.sleep(_BETWEEN_S)
+        groups.append(_arrive(contender, stage, number))
+        _wait_bound(groups[-1], witness, row.bind_timeout_s)
+    say(f"{contender.name}: {len(groups)} groups came; they stay for {row.hold_s:.0f} s")
+    time.sleep(row.hold_s)
+    leaving_s = now_s()
+    uids = [uid for group in groups for uid in group.posted_s]
+    stage.writer.each(lambda uid: _delete(stage, witness, uid), uids)
+    time.sleep(row.refill_s)
+    to_s = now_s()
+    check(not witness.fault, f"the watch broke: {witness.fault}")
+    samples = nodes.samples(from_s, to_s)
+    check(len(samples) >= 0.9 * (to_s - from_s) - 2, f"{len(samples)} samples in {to_s - from_s:.0f} s")
+    baseline = nodes.samples(from_s - _BASELINE_S, from_s)
+    processes = read_processes(nodes.events)
+    victims = _victims(witness.pods(stage.plan.miner_namespace), processes, from_s, leaving_s)
+    bound = _bound(groups, witness)
+    return Result(
+        contender=contender.name,
+        row=row,
+        bound=Spread.of(list(bound.values())),
+        running=Spread.of(_running(groups, processes)),
+        all_bound_s=tuple(_all_bound(group, witness) for group in groups),
+        victim_told=_since_first([seen.ending_s for seen, _ in victims], groups),
+        victim_gone=_since_first([seen.gone_s for seen, _ in victims], groups),
+        victim_released=_since_first([process.ended_s for _, process in victims], groups),
+        unbound=len(uids) - len(bound),
+        killed=len(victims),
+        killed_in_dwell=sum(_ran_s(seen, process) < row.dwell_s for seen, process in victims),
+        refused_by_kubelet=sum(process.was_refused for process in processes.values()),
+        totals=total(samples, row.plan.limit_w),
+        baseline_w=statistics.fmean(sample.power_w for sample in baseline),
+        limit_w=row.plan.limit_w,
+        api_writes=writes.since(),
+        used=usage.since(),
+        setup_s=setup_s,
+        own=standing.own(),
+    )
+
+
+def _arrive(contender: Contender, stage: Stage, number: int) -> Group:
+    posted: dict[str, float] = {}
+
+    def post(name: str) -> None:
+        made = stage.writer.send("POST", _PODS, contender.arrival(name))
+        posted[made["metadata"]["uid"]] = now_s()
+
+    stage.writer.each(post, [f"serve-{number:03}-{index:03}" for index in range(stage.row.arrivals)])
+    return Group(posted_s=posted)
+
+
+def _wait_bound(group: Group, witness: Witness, timeout_s: float) -> None:
+    """Return when the whole group is bound, or the time is over: that is a result, too."""
+
+    def is_bound() -> bool:
+        return all((seen := witness.find(uid)) is not None and seen.bound_s is not None for uid in group.posted_s)
+
+    try:
+        wait_until(is_bound, what="all are bound", timeout_s=timeout_s, poll_s=0.05)
+    except TimedOut:
+        return
+
+
+def _delete(stage: Stage, witness: Witness, uid: str) -> None:
+    seen = witness.find(uid)
+    if seen is None:
+        raise WrongState(f"the watch never showed pod {uid}")
+    stage.writer.send("DELETE", f"{_PODS}/{seen.name}", None)
+
+
+def _bound(groups: list[Group], witness: Witness) -> dict[str, float]:
+    """Return POST to bound by uid; a bind that was seen before its POST was answered took no time."""
+    took: dict[str, float] = {}
+    for group in groups:
+        for uid, posted_s in group.posted_s.items():
+            seen = witness.find(uid)
+            if seen is not None and seen.bound_s is not None:
+                took[uid] = max(0.0, seen.bound_s - posted_s)
+    return took
+
+
+def _all_bound(group: Group, witness: Witness) -> float | None:
+    found = [witness.find(uid) for uid in group.posted_s]
+    times = [seen.bound_s for seen in found if seen is not None and seen.bound_s is not None]
+    return None if len(times) < len(group.posted_s) else round(max(times) - group.first_s, 3)
+
+
+def _running(groups: list[Group], processes: dict[str, Process]) -> list[float]:
+    posted = {uid: posted_s for group in groups for uid, posted_s in group.posted_s.items()}
+    return [
+        processes[uid].started_s - posted_s  # type: ignore[operator]  # looked at in the condition
+        for uid, posted_s in posted.items()
+        if uid in processes and processes[uid].started_s is not None
+    ]
+
+
+def _victims(
+    miners: list[Seen], processes: dict[str, Process], from_s: float, to_s: float
+) -> list[tuple[Seen, Process]]:
+    """Return the miners that ran and were told to end while inference came."""
+    return [
+        (seen, process)
+        for seen in miners
+        if seen.ending_s is not None
+        and from_s <= seen.ending_s < to_s
+        and (process := processes.get(seen.uid)) is not None
+        and process.started_s is not None
+    ]
+
+
+def _ran_s(seen: Seen, process: Process) -> float:
+    assert seen.ending_s is not None
+    assert process.started_s is not None
+    return seen.ending_s - process.started_s
+
+
+def _since_first(moments: list[float | None], groups: list[Group]) -> Spread:
+    """Return seconds since the first POST of the group before each moment; what has not happened is left out."""
+    firsts = sorted(group.first_s for group in groups)
+    took: list[float] = []
+    for moment in moments:
+        before = [first_s for first_s in firsts if moment is not None and first_s <= moment]
+        if moment is not None and before:
+            took.append(moment - before[-1])
+    return Spread.of(took)
