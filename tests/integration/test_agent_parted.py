@@ -311,6 +311,20 @@ async def test_agent_without_the_setting_stays_root_as_before(
         assert not [each for each in agent.children() if "keeper" in " ".join(each.cmdline())]
 
 
+async def test_agent_without_pods_and_writes_has_no_privileged_child(
+    folder: Path, python: Path, host: GpuHost, site: tuple[FakeKubelet, ScriptedController]
+) -> None:
+    """Nothing that it does needs root: it gives root up and leaves nobody behind."""
+    kubelet, controller = site
+    config = write_config(folder, kubelet, controller.endpoint, gpus=[])
+    text = config.read_text().replace("writes = true", "writes = false").replace('runs = "pods"\n', "")
+    config.write_text(text, encoding="utf-8")
+    async with running(folder, python, config, host) as agent:
+        await until(lambda: bool(controller.reports and controller.newest.banks), "a report with a bank")
+        assert {each.uids().effective for each in (psutil.Process(agent.process.pid), *agent.children())} == {USER}
+        assert await agent.end() == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED HERE: only root can give a folder away")
 def test_state_folder_is_given_once_and_links_in_it_to_nobody(folder: Path) -> None:
     """Root's folder becomes the user's with all in it; afterwards nothing in it is given away, a third one's is refused."""
