@@ -17,6 +17,7 @@ from swingbus_controller.adapters.kubernetes.connection import ApiConnection
 from swingbus_controller.adapters.kubernetes.leases import LeaseHolding
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.pod_mover import PodMover
+from swingbus_controller.app.pool_reporter import PoolGauges, PoolReporter
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.settings import ClusterSettings
 
@@ -35,13 +36,15 @@ class Clustered:
         """Return what is seen of the cluster."""
         return self._cluster.state
 
-    async def run(self, engine: SiteEngine) -> None:
-        """Follow the cluster and move its pods as the engine decides, until cancelled."""
-        mover = PodMover(desk=engine.desk, cluster=self._cluster, clock=self._clock)
+    async def run(self, engine: SiteEngine, gauges: PoolGauges | None = None) -> None:
+        """Follow the cluster, move its pods as the engine decides and say so there, until cancelled."""
+        reporter = PoolReporter(engine=engine, cluster=self._cluster, clock=self._clock, gauges=gauges)
+        mover = PodMover(desk=engine.desk, cluster=self._cluster, clock=self._clock, told=reporter.take_move)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lease.run())
             tasks.create_task(self._cluster.run())
             tasks.create_task(mover.run(engine.wait_round))
+            tasks.create_task(reporter.run())
             tasks.create_task(self._wake(engine))
 
     async def _wake(self, engine: SiteEngine) -> None:

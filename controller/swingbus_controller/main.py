@@ -193,7 +193,7 @@ class Controller:
                 if deciding is not None:
                     loops.append(tasks.create_task(deciding.engine.run()))
                 if deciding is not None and clustered is not None:
-                    loops.append(tasks.create_task(clustered.run(deciding.engine)))
+                    loops.append(tasks.create_task(clustered.run(deciding.engine, self.metrics)))
                 await stop.wait()
                 # Refuse intake, drain, flush, close.
                 async with asyncio.timeout(STOP_GRACE_S * 3):

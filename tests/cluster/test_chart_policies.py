@@ -298,6 +298,8 @@ def test_controller_may_do_what_its_flows_need_and_no_more(chart: Installed) -> 
         ("delete", "pods", MINERS),
         ("watch", "poddisruptionbudgets.policy", "enrolled"),
         ("patch", "capacitypools.swingbus.io", "", "status"),
+        ("create", "events.events.k8s.io", "enrolled"),
+        ("create", "events.events.k8s.io", "default"),
         ("update", "leases.coordination.k8s.io/swingbus-controller", NAMESPACE),
     ]
     denied: list[tuple[str, ...]] = [

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from swingbus.faults import Unreachable
 from swingbus_controller.app.watching import FleetSnapshot
+from swingbus_controller.domain.cluster.pool_words import PoolWords
 
 
 class ControllerMetrics:
@@ -53,6 +55,24 @@ class ControllerMetrics:
         self._unattributed_ratio = gauge("site_unattributed_ratio", "Share of metered power that no device explains.")
         self._devices = gauge("bank_devices", "Devices of a bank by observed mode.", "agent", "bank", "mode")
         self._bank_power = gauge("bank_power_watts", "Sum of a bank's newest device readings.", "agent", "bank")
+        self._waiting_pods = gauge("pool_waiting_pods", "Pods that wait behind the gate.", "pool")
+        self._waiting_gpus = gauge("pool_waiting_gpus", "GPUs that pods behind the gate ask for.", "pool")
+        self._oldest_s = gauge(
+            "pool_oldest_waiting_seconds", "Age of the longest waiting pod; absent where none waits.", "pool"
+        )
+        self._pool_gpus = gauge("pool_gpus", "GPUs of a pool by what they do.", "pool", "does")
+        self._flips = Counter(
+            "swingbus_controller_tenant_flips",
+            "Flips from one tenant to another that are over.",
+            ["site", "pool", "path", "phase"],
+            registry=self.registry,
+        )
+        self._evictions = Counter(
+            "swingbus_controller_evictions",
+            "Evictions asked for, by the API server's answer.",
+            ["site", "answer"],
+            registry=self.registry,
+        )
 
     def batches_taken(self, batch_count: int, sample_count: int, field_count: int) -> None:
         """Count the batches of one commit."""
@@ -100,6 +120,36 @@ class ControllerMetrics:
                 for mode, count in bank.modes.items()
             },
         )
+
+    def show_pools(self, pools: Mapping[str, PoolWords], now_unix_s: float) -> None:
+        """Show what is said of each pool; pools that are gone are shown no more."""
+        _replace(self._waiting_pods, {(self._site, name): words.waiting_pods for name, words in pools.items()})
+        _replace(self._waiting_gpus, {(self._site, name): words.waiting_gpus for name, words in pools.items()})
+        _replace(
+            self._oldest_s,
+            {
+                (self._site, name): max(0.0, now_unix_s - words.oldest_unix_s)
+                for name, words in pools.items()
+                if words.oldest_unix_s is not None
+            },
+        )
+        _replace(
+            self._pool_gpus,
+            {
+                (self._site, name, does): count
+                for name, words in pools.items()
+                for does, count in asdict(words.gpus).items()
+                if does != "total"
+            },
+        )
+
+    def flip_ended(self, pool: str, path: str, phase: str) -> None:
+        """Count a flip that is over."""
+        self._flips.labels(self._site, pool, path, phase).inc()
+
+    def eviction_answered(self, answer: str) -> None:
+        """Count an answer to an eviction."""
+        self._evictions.labels(self._site, answer).inc()
 
 
 def _replace(gauge: Gauge, values: Mapping[tuple[str, ...], float | None]) -> None:

@@ -252,6 +252,11 @@ class ClusterDesk:
                 filled[empty.pop(0)] = pod.ref
         return filled
 
+    @property
+    def let_in(self) -> frozenset[PodRef]:
+        """Return waiting pods that get a place of inference that stands empty."""
+        return frozenset(ref for places in self._vacancies.values() for ref in places.values())
+
     # What the planner asks.
 
     @property

@@ -80,9 +80,9 @@ class PoolWaiting(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
 
 
 class PoolWatts(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
-    """Watts of a pool."""
+    """Watts of a pool; no limit where none is in force."""
 
-    limit: float = 0.0
+    limit: float | None = None
     granted: float = 0.0
     reserved: float = 0.0
 

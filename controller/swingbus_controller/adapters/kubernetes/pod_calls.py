@@ -203,6 +203,7 @@ class KubernetesCalls:
             text=story.text,
             at=datetime.fromtimestamp(story.at_unix_s, UTC),
             is_warning=story.is_warning,
+            once_for=story.once_for,
         )
         await tell(self._writer, note, instance=self._names.instance)
         return _TAKEN

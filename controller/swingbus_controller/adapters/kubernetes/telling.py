@@ -49,6 +49,7 @@ class Note:
     """Something that happened to an object because of a flip.
 
     Args:
+        once_for: what it is told once for, where that is not the flip.
         reason: UpperCamel, for machines.
         action: what was done, UpperCamel.
         at: aware UTC.
@@ -62,11 +63,12 @@ class Note:
     text: str
     at: datetime
     is_warning: bool = False
+    once_for: str = ""
 
     @property
     def name(self) -> str:
-        """Return the event's name: the same for the same flip, reason and object."""
-        told = "\n".join((self.flip_id, self.reason, self.about.uid))
+        """Return the event's name: the same for the same flip (or what it is told once for), reason and object."""
+        told = "\n".join((self.once_for or self.flip_id, self.reason, self.about.uid))
         return f"{self.about.metadata.name[:_NAME_CHARACTERS].rstrip('.-')}.{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 

@@ -48,7 +48,8 @@ class PoolWords:
     Attributes:
         generation: of the pool that was looked at.
         waiting_pods, waiting_gpus: behind the gate; oldest_unix_s: when the longest waiting pod was made.
-        limit_w, granted_w, reserved_w: of its banks.
+        limit_w: in force at the nearest feeder above its banks that has one; granted_w: what its banks may draw; reserved_w: what flips
+            under way need beyond that.
     """
 
     generation: int
@@ -57,7 +58,7 @@ class PoolWords:
     waiting_pods: int = 0
     waiting_gpus: int = 0
     oldest_unix_s: float | None = None
-    limit_w: int = 0
+    limit_w: int | None = None
     granted_w: int = 0
     reserved_w: int = 0
     conditions: tuple[PoolCondition, ...] = ()
@@ -69,6 +70,7 @@ class Story:
 
     Attributes:
         about: a pod, or the name of a node or pool; kind: Pod, Node or CapacityPool; uid: of a node or pool.
+        flip: its mark, empty where no flip is behind it; once_for: what it is told once for, where that is not the flip.
         reason, action: UpperCamel.
     """
 
@@ -81,3 +83,4 @@ class Story:
     text: str
     at_unix_s: float
     is_warning: bool = False
+    once_for: str = ""

@@ -1,0 +1,86 @@
+"""Why no more pods come into a bank now, from the newest plan and what became of its moves.
+
+Decides which obstacle is told. Refuses to know pods. Invariant: no figure that moves with every sample is told.
+"""
+
+from __future__ import annotations
+
+from swingbus_controller.domain.cluster.facts import Pool, PoolMode
+from swingbus_controller.domain.cluster.pool_facts import Bar, Barred
+from swingbus_controller.domain.flips.admission import Admission, Refusal, RefusalCode
+from swingbus_controller.domain.planning.explain import WhyNotCode, one_more_kw, why_not
+from swingbus_controller.domain.planning.plan import PLANNABLE, BankView, Plan
+from swingbus_controller.domain.planning.points import Mode
+
+_UNDECIDED = Barred(bar=Bar.ARRIVING, words="the next plan gives them a place")
+
+
+def why_no_more(plan: Plan | None, admission: Admission | None, bank: str, pool: Pool) -> Barred:
+    """Return what keeps more pods out of a bank; `ARRIVING` where nothing does."""
+    view = None if plan is None else next((each for each in plan.view.banks if each.bank == bank), None)
+    if plan is None or view is None:
+        return Barred(bar=Bar.UNAVAILABLE, words=f"bank {bank} was not taken over yet: its agent has to report")
+    if pool.mode is PoolMode.DRAIN:
+        return Barred(bar=Bar.POOL_NOT_READY, words="spec.mode is Drain: pods leave and none is let in")
+    if view.availability not in PLANNABLE:
+        return Barred(bar=Bar.UNAVAILABLE, words=f"bank {bank} is {_available(view)}")
+    refusals = () if admission is None else admission.refused
+    refused = next((r for r in refusals if r.move.bank == bank and r.move.to_mode is Mode.INFERENCE), None)
+    told = None if refused is None else _of_refusal(refused, pool)
+    return told or _of_plan(plan, view, pool)
+
+
+def _available(view: BankView) -> str:
+    return view.availability.value.replace("_", " ") + (f": {view.note}" if view.note else "")
+
+
+def _of_refusal(refused: Refusal, pool: Pool) -> Barred | None:
+    match refused.code:
+        case RefusalCode.NO_WATTS:
+            return Barred(bar=Bar.NO_WATTS, words=refused.detail)
+        case RefusalCode.DWELL:
+            return _dwell(pool)
+        case RefusalCode.PINNED:
+            return Barred(
+                bar=Bar.PINNED, words=f"bank {refused.move.bank} is {refused.detail}; swingctl pin list shows by whom"
+            )
+        case RefusalCode.UNAVAILABLE:
+            return Barred(bar=Bar.UNAVAILABLE, words=f"bank {refused.move.bank}: {refused.detail}")
+        case RefusalCode.TOO_MANY_FLIPS:
+            return Barred(bar=Bar.FLIP_LIMIT, words=refused.detail)
+        case _:
+            return None
+
+
+def _of_plan(plan: Plan, view: BankView, pool: Pool) -> Barred:
+    full = next(
+        (s.reason for s in plan.shortfalls if s.inference_class == view.inference_class and "is full" in s.reason), ""
+    )
+    match why_not(plan, view.bank, Mode.INFERENCE).code:
+        case WhyNotCode.UNSUPPORTED:
+            return Barred(bar=Bar.NO_FIT, words=f"bank {view.bank} has no operating point for inference")
+        case WhyNotCode.ALL_THERE:
+            return Barred(
+                bar=Bar.FULL, words="every GPU that fits serves already; add nodes, or wait until somebody leaves"
+            )
+        case WhyNotCode.PINNED:
+            return Barred(bar=Bar.PINNED, words=f"bank {view.bank} is pinned: {view.pinned_reason}")
+        case WhyNotCode.DWELL:
+            return _dwell(pool)
+        case WhyNotCode.UNAVAILABLE:
+            return Barred(bar=Bar.UNAVAILABLE, words=f"bank {view.bank} is {_available(view)}")
+        case WhyNotCode.PLANNED | WhyNotCode.NO_DEMAND:
+            return _UNDECIDED
+        case WhyNotCode.FEEDER_FULL:
+            _, feeder = one_more_kw(plan, view)
+            name = "a feeder" if feeder is None else f"feeder {feeder.feeder}"
+            return Barred(bar=Bar.NO_WATTS, words=f"{name} is full")
+    if full:
+        return Barred(bar=Bar.NO_WATTS, words=full)
+    words = f"the plan does not pay for it: see swingctl plan why-not {view.bank} inference"
+    return Barred(bar=Bar.NOT_WORTH, words=words)
+
+
+def _dwell(pool: Pool) -> Barred:
+    words = f"the other GPUs have mined for less than spec.timing.dwellMining ({pool.dwell_mining_s:.0f} s); they come when it is over"
+    return Barred(bar=Bar.DWELL, words=words)
