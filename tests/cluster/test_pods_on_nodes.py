@@ -31,6 +31,7 @@ class RealPodRig:
     """Two units of one GPU each on a real node; pods come through the API server, and a unit is chosen by leaving no other."""
 
     lingering = "miner"
+    is_stop_a_note = True
 
     def __init__(self, gpus: NodeGpus) -> None:
         self.gpus = gpus

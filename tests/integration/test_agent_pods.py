@@ -145,6 +145,21 @@ async def test_flip_waits_for_the_pod_and_is_there_when_it_came(rack: PodRack) -
     assert len([line for line in rack.log if line.startswith("stop_workload")]) == 1
 
 
+async def test_pod_in_another_place_than_meant_is_taken_as_soon_as_the_order_follows(rack: PodRack) -> None:
+    """Kubelet chose the other unit: its pod was noted to go. With the roles swapped it stays, at once and not after the note's 30 s."""
+    await rack.order(mine=2, rest=2)
+    await rack.until(lambda: any(line.startswith("stop_workload") for line in rack.log))
+    unit = int(next(line for line in rack.log if line.startswith("stop_workload")).split()[1])
+    rack.kubelet.let_go("mining", f"m-{1 - unit}")
+    rack.work(2 - 2 * unit, 3 - 2 * unit, is_working=False)
+    await rack.look()
+    await rack.order(mine=4)
+    await rack.until(lambda: rack.report().generation == 3)
+    began_s = rack.clock.boottime_s()
+    await rack.until(lambda: [each.unit for each in rack.report().ready_workloads] == [unit])
+    assert rack.clock.boottime_s() - began_s < 5.0
+
+
 async def test_silent_kubelet_releases_and_starts_nothing(rack: PodRack) -> None:
     """With the kubelet gone even an empty GPU is not free: somebody may be about to be put there."""
     await rack.order(mine=2, serve=2)

@@ -262,7 +262,12 @@ class BankExecution:
             runs_it = state.workload == target.workload and state.phase in _RUNS
             lowered, raised = self._limits(devices, target, counting, now_s)
             yield from lowered
-            if unit in self._unit_busy or unit in self._unit_asked or state.phase is WorkloadPhase.STOPPING:
+            if unit in self._unit_busy or unit in self._unit_asked:
+                continue
+            if state.phase is WorkloadPhase.STOPPING:
+                if state.holders and state.workload == target.workload:
+                    # Nobody ended the pods that hold it, and now they are right there: take the note back.
+                    yield self._unit_write(Verb.START_WORKLOAD, unit, target)
                 continue
             if state.phase in _RUNS and state.workload != target.workload:
                 yield self._unit_write(Verb.STOP_WORKLOAD, unit, target)
@@ -429,11 +434,13 @@ class BankExecution:
     def _is_bounded(self, device: str, target: Target, view: DeviceView) -> bool:
         """Tell whether a GPU's watts are where they shall be and its unit holds nothing that must go first.
 
-        Whether a workload is ready is the workload's own story: its watts are bounded by the limit from the start.
+        Whether a workload is ready is the workload's own story: its watts are bounded by the limit from the start. A pod that is in
+        the way is the controller's to move, and may be allowed to stay (its budget says so): its watts are bounded by the limit too.
         """
         state = self._unit_views.get(view.unit, UnitView(unit=view.unit))
         holds_other = state.has_process and state.workload != target.workload
-        return self._limit_is_held(device, target) and not holds_other and state.phase is not WorkloadPhase.STOPPING
+        is_clear = not holds_other and state.phase is not WorkloadPhase.STOPPING
+        return self._limit_is_held(device, target) and (is_clear or state.holders is not None)
 
     def held_count(self) -> int:
         """Return how many devices are read back at their targets."""

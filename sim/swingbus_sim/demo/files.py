@@ -44,6 +44,37 @@ class Ports:
     links: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodHost:
+    """A GPU host that is a node of a cluster.
+
+    Attributes:
+        node: its name there; socket: kubelet's PodResources, as the agent reaches it.
+    """
+
+    node: str
+    socket: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InCluster:
+    """Which hosts are nodes, and how the controller reaches the cluster.
+
+    Attributes:
+        hosts: by the scenario's name of the host.
+        kubeconfig: the controller's own rights.
+    """
+
+    hosts: Mapping[str, PodHost]
+    kubeconfig: Path
+    pool: str
+    miner_namespace: str
+
+
+NO_CLUSTER = InCluster(hosts={}, kubeconfig=Path(), pool="", miner_namespace="")
+PODS_CLASS = "h100-pods"
+
+
 def agents_of(scenario: Scenario) -> tuple[str, ...]:
     """Return every agent of the site: edge boxes, GPU hosts, and the one that reads the head meter."""
     agents = (HEAD_AGENT, *(g.agent for g in scenario.miners), *(h.agent for h in scenario.hosts))
@@ -167,14 +198,20 @@ def _asic_class(scenario: Scenario, group: MinerGroup) -> list[str]:
     return [_table("[[class]]", rows), _table("[[class.point]]", mining), _table("[[class.point]]", rest)]
 
 
-def _gpu_class(scenario: Scenario, host: GpuServer) -> list[str]:
+def _class_name(host: GpuServer, cluster: InCluster) -> str:
+    return f"{host.gpu_class.name}-pods" if host.name in cluster.hosts else host.gpu_class.name
+
+
+def _gpu_class(scenario: Scenario, host: GpuServer, cluster: InCluster) -> list[str]:
+    is_in_cluster = host.name in cluster.hosts
+    inference_class = PODS_CLASS if is_in_cluster else INFERENCE_CLASS
     gpu: GpuClass = host.gpu_class
     loss = (1.0 + scenario.node(host.node).loss_ratio) / gpu.supply_efficiency_ratio - 1.0
     idle_w = (host.gpu_count * gpu.min_limit_w * GPU_FACTOR * (1.0 + gpu.host_fan_ratio) + gpu.host_base_w) * (
         1.0 + loss
     )
     rows: dict[str, object] = {
-        "name": gpu.name,
+        "name": _class_name(host, cluster),
         "kind": "gpu",
         "commissioned": True,
         "ceiling_w": gpu.default_limit_w,
@@ -185,8 +222,9 @@ def _gpu_class(scenario: Scenario, host: GpuServer) -> list[str]:
         "losses_ratio": round(loss, 6),
         "safe_share_w": round(idle_w + 1.0),
         "settle_s": 10.0,
-        "unit_size": host.unit_size,
-        "inference_class": INFERENCE_CLASS,
+        # Pods ask for GPUs one by one.
+        "unit_size": 1 if is_in_cluster else host.unit_size,
+        "inference_class": inference_class,
         "mining_class": INFERENCE_CLASS,
         "sleeps_by_software_only": False,
     }
@@ -216,7 +254,9 @@ def _gpu_class(scenario: Scenario, host: GpuServer) -> list[str]:
     ]
 
 
-def site_file(scenario: Scenario, ports: Ports, *, start_time: str, end_time: str) -> str:
+def site_file(
+    scenario: Scenario, ports: Ports, *, start_time: str, end_time: str, cluster: InCluster = NO_CLUSTER
+) -> str:
     """Return the controller's file. `start_time` and `end_time`: the firm reservation's term, RFC 3339."""
     parts = [
         _table(
@@ -231,14 +271,16 @@ def site_file(scenario: Scenario, ports: Ports, *, start_time: str, end_time: st
         ),
         _table("[site]", {"name": scenario.site, "authority": "control", "price_zone": "demo"}),
     ]
+    if cluster.hosts:
+        parts.append(_table("[kubernetes]", {"kubeconfig": str(cluster.kubeconfig)}))
     for name, (value, why, commissioned) in PROTOCOL.items():
         parts.append(_table(f"[protocol.{name}]", {"value": value, "why": why, "commissioned": commissioned}))
     for node in scenario.nodes:
         parts.extend(_feeder(scenario, node, kind=_kind(scenario, node)))
     for group in scenario.miners:
         parts.extend(_asic_class(scenario, group))
-    for host in _first_of_class(scenario.hosts):
-        parts.extend(_gpu_class(scenario, host))
+    for host in _first_of_class(scenario.hosts, cluster):
+        parts.extend(_gpu_class(scenario, host, cluster))
     for group in scenario.miners:
         rows = {
             "agent": group.agent,
@@ -248,9 +290,11 @@ def site_file(scenario: Scenario, ports: Ports, *, start_time: str, end_time: st
         }
         parts.append(_table("[[bank]]", {**rows, "device_count": group.count}))
     for host in scenario.hosts:
-        rows = {"agent": host.agent, "bank": "gpus", "feeder": host.node, "class": host.gpu_class.name}
+        rows = {"agent": host.agent, "bank": "gpus", "feeder": host.node, "class": _class_name(host, cluster)}
+        if found := cluster.hosts.get(host.name):
+            rows |= {"workloads": "kubernetes", "node": found.node, "pool": cluster.pool}
         parts.append(_table("[[bank]]", {**rows, "device_count": host.gpu_count}))
-    if scenario.hosts:
+    if any(host.name not in cluster.hosts for host in scenario.hosts):
         parts.append(
             _table(
                 "[[reservation]]",
@@ -265,7 +309,8 @@ def site_file(scenario: Scenario, ports: Ports, *, start_time: str, end_time: st
             )
             + f"start_time = {start_time}\nend_time = {end_time}\n"
         )
-    parts.extend(_table("[[signal]]", {"signal": name, "stale_after_s": 60.0}) for name in signals_of(scenario, 0.0))
+    signals = signals_of(scenario, 0.0, cluster)
+    parts.extend(_table("[[signal]]", {"signal": name, "stale_after_s": 60.0}) for name in signals)
     policy: dict[str, object] = {
         "version": "demo",
         "gpu_mining_allowed": True,
@@ -290,10 +335,14 @@ def site_file(scenario: Scenario, ports: Ports, *, start_time: str, end_time: st
     return "\n".join(parts)
 
 
-def signals_of(scenario: Scenario, at_s: float) -> dict[str, float]:
-    """Return the market's signals at a scenario second, by the name that the market API takes."""
+def signals_of(scenario: Scenario, at_s: float, cluster: InCluster = NO_CLUSTER) -> dict[str, float]:
+    """Return the market's signals at a scenario second, by the name that the market API takes; pods are their own demand."""
     market = scenario.market
+    in_pods = (
+        {f"inference_price_usd_per_gpu_h/{PODS_CLASS}": market.inference_usd_per_gpu_hour} if cluster.hosts else {}
+    )
     return {
+        **in_pods,
         "power_price_usd_per_mwh": scenario.series["price_usd_per_mwh"].value(at_s),
         "hashprice_usd_per_th_day": scenario.series["hashprice_usd_per_th_day"].value(at_s),
         f"inference_price_usd_per_gpu_h/{INFERENCE_CLASS}": market.inference_usd_per_gpu_hour,
@@ -302,14 +351,16 @@ def signals_of(scenario: Scenario, at_s: float) -> dict[str, float]:
     }
 
 
-def _first_of_class(hosts: Iterable[GpuServer]) -> list[GpuServer]:
+def _first_of_class(hosts: Iterable[GpuServer], cluster: InCluster) -> list[GpuServer]:
     seen: dict[str, GpuServer] = {}
     for host in hosts:
-        seen.setdefault(host.gpu_class.name, host)
+        seen.setdefault(_class_name(host, cluster), host)
     return list(seen.values())
 
 
-def agent_file(scenario: Scenario, agent: str, folder: Path, ports: Ports, *, run_dir: Path) -> str:
+def agent_file(
+    scenario: Scenario, agent: str, folder: Path, ports: Ports, *, run_dir: Path, cluster: InCluster = NO_CLUSTER
+) -> str:
     """Return one agent's file; `folder` holds its state."""
     period_s = 1.0
     parts = [
@@ -340,7 +391,9 @@ def agent_file(scenario: Scenario, agent: str, folder: Path, ports: Ports, *, ru
     for group in (g for g in scenario.miners if g.agent == agent):
         parts.extend(_asic_bank(scenario, group, folder))
     for host in (h for h in scenario.hosts if h.agent == agent):
-        parts.extend(_gpu_bank(scenario, host, run_dir))
+        parts.extend(
+            _pod_bank(scenario, host, cluster) if host.name in cluster.hosts else _gpu_bank(scenario, host, run_dir)
+        )
     for meter in scenario.meters:
         if _reader(scenario, meter.node) == agent:
             rows = {
@@ -401,17 +454,8 @@ def broken_model(run_dir: Path) -> Path:
     return run_dir / "model-is-broken"
 
 
-def _gpu_bank(scenario: Scenario, host: GpuServer, run_dir: Path) -> list[str]:
+def _points_of(host: GpuServer) -> list[str]:
     gpu = host.gpu_class
-    meter = _meter_of(scenario, host.node)
-    bank = {
-        "name": "gpus",
-        "kind": "gpu",
-        "class": gpu.name,
-        "unit_size": host.unit_size,
-        "meter": None if meter is None else meter.name,
-        "workloads": ["miner", "llm"],
-    }
     points = [
         {"name": "mine", "mode": "mining", "power_w": MINING_LIMIT_W},
         {"name": "serve", "mode": "inference", "power_w": gpu.default_limit_w, "throughput_ratio": 1.0},
@@ -423,6 +467,39 @@ def _gpu_bank(scenario: Scenario, host: GpuServer, run_dir: Path) -> list[str]:
         },
         {"name": "standby", "mode": "standby", "power_w": gpu.min_limit_w},
     ]
+    return [_table("[[bank.point]]", point) for point in points]
+
+
+def _pod_bank(scenario: Scenario, host: GpuServer, cluster: InCluster) -> list[str]:
+    meter = _meter_of(scenario, host.node)
+    pods = {
+        "socket": str(cluster.hosts[host.name].socket),
+        "miner_namespace": cluster.miner_namespace,
+        "mining_workload": "miner",
+        "inference_workload": "llm",
+    }
+    bank = {
+        "name": "gpus",
+        "kind": "gpu",
+        "class": _class_name(host, cluster),
+        "unit_size": 1,
+        "meter": None if meter is None else meter.name,
+        "runs": "pods",
+    }
+    return [_table("[pods]", pods), _table("[[bank]]", bank), *_points_of(host)]
+
+
+def _gpu_bank(scenario: Scenario, host: GpuServer, run_dir: Path) -> list[str]:
+    gpu = host.gpu_class
+    meter = _meter_of(scenario, host.node)
+    bank = {
+        "name": "gpus",
+        "kind": "gpu",
+        "class": gpu.name,
+        "unit_size": host.unit_size,
+        "meter": None if meter is None else meter.name,
+        "workloads": ["miner", "llm"],
+    }
     shelf = str(run_dir / "sim" / "shelves" / host.name)
     tool = [sys.executable, "-m", "swingbus_sim.workloads"]
     llm = [*tool, "inference", "--shelf", shelf, "--gpus", "{gpus}", "--port", "{port}", "--load-s", "4"]
@@ -453,7 +530,7 @@ def _gpu_bank(scenario: Scenario, host: GpuServer, run_dir: Path) -> list[str]:
     ]
     return [
         _table("[[bank]]", bank),
-        *(_table("[[bank.point]]", point) for point in points),
+        *_points_of(host),
         *(_table("[[workload]]", workload) for workload in workloads),
     ]
 

@@ -18,11 +18,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 
 from swingbus.faults import SwingbusError, TimedOut, WrongState
-from swingbus_sim.demo.files import Ports, agent_file, agents_of, broken_model, signals_of, site_file
+from swingbus_sim.demo.files import (
+    NO_CLUSTER,
+    InCluster,
+    Ports,
+    agent_file,
+    agents_of,
+    broken_model,
+    signals_of,
+    site_file,
+)
 from swingbus_sim.demo.links import Link
 from swingbus_sim.demo.processes import Processes, kill_sessions_with
 from swingbus_sim.demo.watcher import Watcher
@@ -59,6 +69,20 @@ class Run:
     def bundle(self, name: str) -> Path:
         """Return where a bundle lies."""
         return self.folder / "bundles" / f"{name}.bundle"
+
+
+class ClusterSide(Protocol):
+    """The cluster beside a site some of whose hosts are its nodes."""
+
+    async def prepare(self) -> None: ...
+
+    def in_cluster(self) -> InCluster: ...
+
+    async def offer_gpus(self, shelves: Path) -> None:
+        """Let nodes offer the simulator's GPUs, which are there now."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 def program(module: str) -> list[str]:
@@ -106,9 +130,17 @@ class Story:
         controller: list[str] | None = None,
         pin_before_end_s: float | None = None,
         say: Callable[[str], None] = print,
+        pods: ClusterSide | None = None,
     ) -> None:
-        """Take the run; `pin_before_end_s`: pin every bank so long before the end, None: let it decide until the end."""
+        """Take the run.
+
+        Args:
+            pin_before_end_s: pin every bank so long before the end, None: let it decide until the end.
+            pods: the cluster whose nodes some of the site's hosts are.
+        """
         self.run = run
+        self._pods = pods
+        self._in_cluster = NO_CLUSTER
         self._pin_before_end_s = pin_before_end_s
         self.say = say
         self.watcher: Watcher | None = None
@@ -128,6 +160,9 @@ class Story:
         if run.folder.exists():
             shutil.rmtree(run.folder)
         (run.folder / "bundles").mkdir(parents=True)
+        if self._pods is not None:
+            await self._pods.prepare()
+            self._in_cluster = self._pods.in_cluster()
         agents = agents_of(run.scenario)
         controller_port = free_port()
         for agent in agents:
@@ -140,6 +175,7 @@ class Story:
             self._ports,
             start_time=(now - timedelta(minutes=1)).isoformat(timespec="seconds"),
             end_time=(now + timedelta(days=1)).isoformat(timespec="seconds"),
+            cluster=self._in_cluster,
         )
         (run.folder / "site.toml").write_text(site)
         pki = str(run.folder / "pki")
@@ -158,7 +194,7 @@ class Story:
         state = folder / agent
         state.mkdir(parents=True)
         (folder / f"{agent}.toml").write_text(
-            agent_file(self.run.scenario, agent, state, self._ports, run_dir=self.run.folder)
+            agent_file(self.run.scenario, agent, state, self._ports, run_dir=self.run.folder, cluster=self._in_cluster)
         )
         config = str(folder / f"{agent}.toml")
         await _must([*program("swingbus_agent.main"), "join", str(self.run.bundle(agent)), "--config", config])
@@ -209,6 +245,8 @@ class Story:
         )  # fmt: skip
         (run.folder / "confirmations.jsonl").touch()
         await self._wait_file(run.folder / "sim" / "sim.json", 30.0)
+        if self._pods is not None:
+            await self._pods.offer_gpus(run.folder / "sim" / "shelves")
         for agent in agents_of(run.scenario):
             self.start_agent(agent)
         await self._wait_controller()
@@ -294,6 +332,8 @@ class Story:
         await asyncio.to_thread(self.run.processes.stop_all)
         for link in self._links.values():
             await link.close()
+        if self._pods is not None:
+            await self._pods.close()
         kill_sessions_with(str(self.run.folder))
 
     # What happens when.
@@ -306,7 +346,7 @@ class Story:
         last: dict[str, float] = {}
         pushed_s = -1e9
         while True:
-            values = signals_of(self.run.scenario, max(0.0, self.run.now()))
+            values = signals_of(self.run.scenario, max(0.0, self.run.now()), self._in_cluster)
             if values != last or self.run.now() - pushed_s > 20.0:
                 try:
                     await self.watcher.push(values, request_id=uuid.uuid4().hex)

@@ -81,14 +81,15 @@ class PodWorkloads:
                 metadata={"unit": unit, "workload": workload},
             )
         status = noted.status
-        is_leaving = noted.stop_until_s is not None
-        if status.has_process and (is_leaving or status.workload != workload or status.phase is WorkloadPhase.UNKNOWN):
+        if status.has_process and (status.workload != workload or status.phase is WorkloadPhase.UNKNOWN):
             raise WrongState(
                 f"unit {unit} is still held ({status.reason or status.phase.value}): wait until kubelet names no pod there",
                 reason="UNIT_IS_HELD",
                 metadata={"unit": unit, "workload": workload, "held_by": ", ".join(status.holders or ())},
             )
         noted.wanted = workload
+        # What was to go and is wanted again was never told so by us: it simply stays.
+        noted.stop_until_s = None
         if not status.has_process and status.phase is not WorkloadPhase.STARTING:
             noted.status = self._waiting(unit, workload, self._now_s())
 
