@@ -167,11 +167,13 @@ def _join(bundle_path: Path, config: Path | None, *, replace: bool) -> int:
                 "carry the right bundle here or mend `name`",
                 reason="OTHER_AGENT",
             )
-    path = install_bundle(bundle, folder, replace=replace)
     if settings is not None and settings.node.run_as_user and os.geteuid() == 0:
+        from swingbus_agent.splitting import install_for_user
+
         # The agent reads it after it has given root up.
-        for each in (folder, path):
-            os.chown(each, settings.node.run_as_user, settings.node.run_as_group or settings.node.run_as_user)
+        path = install_for_user(bundle, settings, replace=replace)
+    else:
+        path = install_bundle(bundle, folder, replace=replace)
     print(f"installed {path}: agent {bundle.name}, controller {bundle.endpoint}, valid until {bundle.expires:%Y-%m-%d}")
     print(f"now delete {bundle_path} and start: swingbus-agent run --config FILE")
     return EXIT_OK

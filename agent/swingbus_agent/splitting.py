@@ -12,7 +12,8 @@ from pathlib import Path
 
 import structlog
 
-from swingbus.faults import Forbidden
+from swingbus.bundle import BUNDLE_FILE, Bundle, format_bundle, install_bundle
+from swingbus.faults import AlreadyExists, Forbidden
 from swingbus_agent.adapters.privileged.link import KeeperLink, start_keeper
 from swingbus_agent.adapters.privileged.rights import become
 from swingbus_agent.adapters.privileged.words import Rules
@@ -91,3 +92,42 @@ def give_folder(folder: Path, user: int, group: int) -> None:
         for name in (*folders, *files):
             os.chown(Path(place) / name, user, group, follow_symlinks=False)
     os.chown(folder, user, group)  # last: until then a start that was cut off begins again
+
+
+def install_for_user(bundle: Bundle, settings: AgentSettings, *, replace: bool) -> Path:
+    """Install a bundle, as root, where the user that the agent becomes can read it; return its path.
+
+    The folder may be that user's own, who may have put anything into it: it is opened once, never through a link, and what is given
+    to the user is the file that was just written, told by its content and by having no second name.
+
+    Raises:
+        Forbidden: the folder is a link, or the file is not what was written.
+    """
+    node, folder = settings.node, settings.controller.bundle
+    group = node.run_as_group or node.run_as_user
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.resolve() != folder.parent.resolve() / folder.name:
+        raise Forbidden(
+            f"{folder} is a link: a bundle goes into a folder of its own; remove it", reason="BUNDLE_FOLDER_IS_LINK"
+        )
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        install_bundle(bundle, Path(f"/proc/self/fd/{place}"), replace=replace)
+        file = os.open(BUNDLE_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=place)
+        with os.fdopen(file, encoding="utf-8") as written:
+            if os.fstat(file).st_nlink != 1 or written.read() != format_bundle(bundle):
+                raise Forbidden(
+                    f"somebody changed {folder / BUNDLE_FILE} meanwhile; join again", reason="BUNDLE_CHANGED"
+                )
+            os.fchown(file, node.run_as_user, group)
+        if os.fstat(place).st_uid == 0:
+            os.fchown(place, node.run_as_user, group)
+    except AlreadyExists as error:
+        raise AlreadyExists(str(error).replace(f"/proc/self/fd/{place}", str(folder)), reason=error.reason) from error
+    except OSError as error:
+        raise Forbidden(
+            f"the bundle cannot be installed in {folder}: {error}", reason="BUNDLE_NOT_INSTALLED"
+        ) from error
+    finally:
+        os.close(place)
+    return folder / BUNDLE_FILE

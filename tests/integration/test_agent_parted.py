@@ -11,17 +11,21 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
 
+from swingbus.bundle import format_bundle, write_private
 from swingbus.faults import Forbidden
 from swingbus.link.v1alpha import agent_link_service_pb2 as pb
 from swingbus.link.v1alpha import link_pb2
+from swingbus.rpc.roles import Role
 from swingbus_agent.adapters.privileged.rights import CAP_SYS_ADMIN, read_rights
 from swingbus_agent.splitting import give_folder
 from swingbus_sim.nvml.build import CACHE_VARIABLE, ROOT_ONLY_VARIABLE
+from tests.fakes.controllers import TestSite
 from tests.fakes.gpu_host import GpuHost, gpu_uuid
 from tests.fakes.kubelet import FakeKubelet, running_kubelet
 from tests.fakes.other_user import GROUP, USER, as_other_user, python_for_other_user
@@ -359,3 +363,57 @@ def test_root_that_cannot_be_given_up_is_an_end(folder: Path, python: Path, host
     )
     assert done.returncode == 1
     assert "needs the capabilities SETUID and SETGID" in done.stderr
+
+
+def join(folder: Path, python: Path, capabilities: str) -> subprocess.CompletedProcess[str]:
+    """Install a bundle for agent node-1 as an init container does: as root with these capabilities alone."""
+    if not (folder / "bundle.toml").exists():
+        (folder / "site").mkdir()
+        bundle = TestSite(folder / "site").authority.issue("node-1", Role.AGENT, now=datetime.now(UTC))
+        write_private(folder / "bundle.toml", format_bundle(bundle))
+    config = folder / "join.toml"
+    config.write_text(
+        f'name = "node-1"\nstate_dir = "{folder / "state"}"\n[node]\nrun_as_user = {USER}\n', encoding="utf-8"
+    )
+    command = [str(python), "-m", "swingbus_agent.main", "join", str(folder / "bundle.toml"), "--config", str(config)]
+    return subprocess.run(
+        ["setpriv", f"--bounding-set=-all,{capabilities}", "--inh-caps=-all", "--no-new-privs", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_bundle_that_root_installs_is_the_users(folder: Path, python: Path) -> None:
+    """The first time into root's folder, the second into the user's: private, and readable for the user alone."""
+    first = join(folder, python, "+chown")
+    assert first.returncode == 0, first.stderr
+    give_folder(folder / "state", USER, GROUP)
+    (folder / "state").chmod(0o700)
+    again = join(folder, python, "+chown,+dac_override")
+    assert again.returncode == 0, again.stderr
+    for path in (folder / "state" / "bundle", folder / "state" / "bundle" / "bundle.toml"):
+        assert path.stat().st_uid == USER and path.stat().st_mode & 0o077 == 0
+    assert list((folder / "state" / "bundle").iterdir()) == [folder / "state" / "bundle" / "bundle.toml"]
+
+
+def test_bundle_is_not_installed_through_a_link_of_the_user(folder: Path, python: Path) -> None:
+    """A user that has taken the agent over must not have root write or give away anything elsewhere."""
+    (folder / "state").mkdir()
+    os.chown(folder / "state", USER, GROUP)
+    roots = folder / "roots"
+    roots.mkdir()
+    (folder / "state" / "bundle").symlink_to(roots)
+    done = join(folder, python, "+chown,+dac_override")
+    assert done.returncode == 1 and "is a link" in done.stderr
+    assert roots.stat().st_uid == 0 and list(roots.iterdir()) == []
+
+    (folder / "state" / "bundle").unlink()
+    (folder / "state" / "bundle").mkdir()
+    secret = folder / "secret"
+    secret.write_text("s", encoding="ascii")
+    secret.chmod(0o600)
+    (folder / "state" / "bundle" / "bundle.toml").symlink_to(secret)
+    join(folder, python, "+chown,+dac_override")
+    assert secret.stat().st_uid == 0 and secret.read_text(encoding="ascii") == "s"
