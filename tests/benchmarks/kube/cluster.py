@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import local
+from http.client import HTTPException
+from threading import Barrier, local
 from typing import Any
 
 from swingbus.faults import Unreachable, WrongState
@@ -86,8 +87,17 @@ class Writer:
         self._address = ApiAddress(cluster.kubeconfig)
         self._local = local()
         self._pool = ThreadPoolExecutor(max_workers=_WRITERS, thread_name_prefix="writer")
-        # Handshakes now, not in the burst.
-        list(self._pool.map(lambda _: self.send("GET", "/version", None), range(_WRITERS)))
+        self.warm()
+
+    def warm(self) -> None:
+        """See that every thread's connection stands: a handshake is no part of anybody's latency."""
+        everybody = Barrier(_WRITERS)
+
+        def look(_: int) -> None:
+            everybody.wait(timeout=60.0)  # so that no thread looks twice and another never
+            self.send("GET", "/version", None)
+
+        list(self._pool.map(look, range(_WRITERS)))
 
     def close(self) -> None:
         """End the threads."""
@@ -102,23 +112,33 @@ class Writer:
         return list(self._pool.map(action, items))
 
     def send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Send one request and return the answer; a kept connection that the server has closed is opened once again."""
-        for attempt in (1, 2):
-            connection = getattr(self._local, "connection", None) or self._address.connect()
-            self._local.connection = connection
+        """Send one request and return the answer; where the connection breaks, once again.
+
+        A create that was sent twice may have been done the first time: then what is there is the answer.
+        """
+        try:
+            status, answer = self._send(method, path, body)
+        except (OSError, HTTPException):
             try:
-                payload = None if body is None else json.dumps(body)
-                connection.request(method, path, payload, {"Content-Type": "application/json"})
-                response = connection.getresponse()
-                answer = response.read()
-            except OSError as error:
-                connection.close()
-                self._local.connection = None
-                if attempt == 2 or method == "POST":
-                    raise Unreachable(f"{method} {path}: {error}") from error
-                continue
-            if response.status >= 300 and response.status != 404:
-                raise WrongState(f"{method} {path}: {response.status}: {answer[:500]!r}")
-            result: dict[str, Any] = json.loads(answer)
-            return result
-        raise AssertionError("unreachable")
+                status, answer = self._send(method, path, body)
+            except (OSError, HTTPException) as error:
+                raise Unreachable(f"{method} {path}: {error}") from error
+            if status == 409 and method == "POST" and body is not None:
+                status, answer = self._send("GET", f"{path}/{body['metadata']['name']}", None)
+        if status >= 300 and not (status == 404 and method == "DELETE"):
+            raise WrongState(f"{method} {path}: {status}: {answer[:500]!r}")
+        result: dict[str, Any] = json.loads(answer)
+        return result
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+        connection = getattr(self._local, "connection", None) or self._address.connect()
+        self._local.connection = connection
+        try:
+            payload = None if body is None else json.dumps(body)
+            connection.request(method, path, payload, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, HTTPException):
+            connection.close()
+            self._local.connection = None
+            raise

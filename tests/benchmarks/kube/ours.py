@@ -31,6 +31,7 @@ from tests.benchmarks.kube.cluster import (
 from tests.benchmarks.kube.contenders import INFERENCE_NAMESPACE, Stage, Standing
 from tests.benchmarks.kube.nodes import Nodes, running_nodes
 from tests.benchmarks.kube.rows import Row
+from tests.benchmarks.kube.verdicts import OURS
 from tests.benchmarks.procs import tail
 
 CHART = Path(__file__).parents[3] / "charts" / "swingbus"
@@ -45,7 +46,7 @@ class Swingbus:
 
     @property
     def name(self) -> str:
-        return "Swingbus"
+        return OURS
 
     def node_labels(self, plan: SitePlan) -> dict[str, dict[str, str]]:
         return {}

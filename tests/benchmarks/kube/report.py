@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.kube.rows import Result
+from tests.benchmarks.kube.verdicts import sentences, verdicts
 
 COLUMNS = (
     "contender",
@@ -46,7 +47,12 @@ def write_report(path: Path, results: Sequence[Result], facts: dict[str, object]
 
 
 def _record(result: Result) -> dict[str, Any]:
-    return {**asdict(result), "killed_per_gpu": result.killed_per_gpu, "row_title": result.row.title}
+    return {
+        "row_title": result.row.title,
+        **asdict(result),
+        "killed_per_gpu": result.killed_per_gpu,
+        "aims": [asdict(verdict) for verdict in verdicts(result)],
+    }
 
 
 def table(results: Sequence[Result]) -> str:
@@ -58,7 +64,7 @@ def table(results: Sequence[Result]) -> str:
         widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
         parts.append(f"{title} (limit {of_row[0].limit_w / 1000:.1f} kW)")
         parts += ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        parts.append("")
+        parts += [*sentences(of_row), ""]
     return "\n".join(parts)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +38,18 @@ class Group:
         return min(self.posted_s.values())
 
 
-def run_row(contender: Contender, row: Row, say: Callable[[str], None]) -> Result:
-    """Run it and return what came of it."""
+def run_row(contender: Contender, row: Row, say: Callable[[str], None], *, keep: Path | None = None) -> Result:
+    """Run it and return what came of it.
+
+    Args:
+        keep: a folder for logs, journal, samples and events, which stays; None keeps nothing.
+    """
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="swingbus-bench-") as folder, fresh_cluster(say) as cluster:
+    with _folder(keep) as folder, fresh_cluster(say) as cluster:
         writer, witness = Writer(cluster), Witness(cluster)
         try:
             add_nodes(cluster, writer, row.plan, contender.node_labels(row.plan))
-            stage = Stage(cluster=cluster, writer=writer, folder=Path(folder), row=row)
+            stage = Stage(cluster=cluster, writer=writer, folder=folder, row=row)
             with contender.standing(stage) as standing:
                 _fill(contender, stage, standing, say)
                 setup_s = time.monotonic() - began_s
@@ -51,6 +57,17 @@ def run_row(contender: Contender, row: Row, say: Callable[[str], None]) -> Resul
         finally:
             witness.close()
             writer.close()
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        shutil.rmtree(keep, ignore_errors=True)
+        keep.mkdir(parents=True)
+        yield keep.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="swingbus-bench-") as folder:
+        yield Path(folder)
 
 
 def _fill(contender: Contender, stage: Stage, standing: Standing, say: Callable[[str], None]) -> None:
@@ -119,6 +136,7 @@ def _arrive(contender: Contender, stage: Stage, number: int) -> Group:
         made = stage.writer.send("POST", _PODS, contender.arrival(name))
         posted[made["metadata"]["uid"]] = now_s()
 
+    stage.writer.warm()
     stage.writer.each(post, [f"serve-{number:03}-{index:03}" for index in range(stage.row.arrivals)])
     return Group(posted_s=posted)
 
