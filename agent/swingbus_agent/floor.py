@@ -21,7 +21,7 @@ from swingbus_agent.domain.readings import Kind
 from swingbus_agent.settings import AgentSettings, BankSettings
 
 _RETRY_S = 1.0
-_READ_BACK_S = 5.0  # a limit shows after up to a second
+_READ_BACK_S = 3.0  # a limit shows after up to a second
 _LOOK_S = 0.2
 
 MakeSource = Callable[[bool], NvmlGpus]
