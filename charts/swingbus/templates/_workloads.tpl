@@ -1,0 +1,87 @@
+{{/* An image: (list ROOT IMAGE WHO). */}}
+{{- define "swingbus.image" -}}
+{{- $root := index . 0 }}{{ $image := index . 1 }}{{ $who := index . 2 -}}
+{{- if not $image.repository }}
+{{- fail (printf "%s.image.repository is missing: build the image (`make images`), push build/images/swingbus-%s.tar to a registry of yours and name it here" $who $who) }}
+{{- end -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ $image.tag | default $root.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/* Which pods are one program's: (list ROOT COMPONENT). Never changes, for a Deployment's selector can't. */}}
+{{- define "swingbus.selector" -}}
+app.kubernetes.io/name: swingbus
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "swingbus.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* What a pod may still say of where it runs: (list ROOT PROGRAM-VALUES). */}}
+{{- define "swingbus.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses a controller that could not start. */}}
+{{- define "swingbus.checkController" -}}
+{{- with .Values.controller }}
+{{- if not .certificates.secretName }}
+{{- fail "controller.certificates.secretName is missing: put ca.pem, server.pem and endpoint.txt of `swingbus-controller init` into a Secret (docs/kubernetes.md) and name it here" }}
+{{- end }}
+{{- if and .site .siteConfigMap }}
+{{- fail "controller.site and controller.siteConfigMap are both set: keep one" }}
+{{- end }}
+{{- if not (or .site .siteConfigMap) }}
+{{- fail "the controller has no site file: set controller.site (--set-file controller.site=site.toml), or name a ConfigMap that has site.toml in controller.siteConfigMap" }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses agents that could not start. */}}
+{{- define "swingbus.checkAgent" -}}
+{{- with .Values.agent }}
+{{- if not .nodes }}
+{{- fail "agent.nodes is empty: list the GPU nodes, each by the name that its agent has in the site file and in its certificate" }}
+{{- end }}
+{{- if not .bundles.secretName }}
+{{- fail "agent.bundles.secretName is missing: put each node's bundle into a Secret as NODE.bundle.toml (docs/kubernetes.md) and name it here" }}
+{{- end }}
+{{- $seen := dict }}
+{{- $texts := list .config }}
+{{- range .nodes }}
+{{- if hasKey $seen .name }}
+{{- fail (printf "agent.nodes has %s twice: one agent a node" .name) }}
+{{- end }}
+{{- $_ := set $seen .name true }}
+{{- $texts = append $texts (.config | default "") }}
+{{- end }}
+{{- range $text := $texts }}
+{{- range $key := list "name" "writes" }}
+{{- if regexMatch (printf "(?m)^\\s*%s\\s*=" $key) (regexReplaceAll "(?ms)^\\s*\\[.*" $text "") }}
+{{- fail (printf "agent.config sets `%s`, which the chart writes: use agent.nodes for names and agent.writes" $key) }}
+{{- end }}
+{{- end }}
+{{- if regexMatch "(?m)^\\s*\\[node\\]" $text }}
+{{- fail "agent.config has a table [node], which the chart writes: use agent.user and agent.group" }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}

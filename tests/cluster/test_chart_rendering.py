@@ -1,0 +1,231 @@
+"""The chart's workloads as rendered: refused with what is missing, and taken by a real API server under strict validation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swingbus.faults import SwingbusError
+from swingbus_agent.settings import load_settings
+from swingbus_sim.cluster.processes import run
+from swingbus_sim.cluster.up import Cluster
+from tests.cluster.pods import make_namespace
+
+pytestmark = pytest.mark.cluster
+_CHART = Path(__file__).parents[2] / "charts" / "swingbus"
+_NAMESPACE = "rendered"
+_CONTROLLER: dict[str, Any] = {
+    "enabled": True,
+    "image": {"repository": "example.invalid/swingbus-controller"},
+    "site": '[site]\nname = "tx1"\n',
+    "certificates": {"secretName": "controller-certificates"},
+}
+_AGENT: dict[str, Any] = {
+    "enabled": True,
+    "image": {"repository": "example.invalid/swingbus-agent"},
+    "nodes": [{"name": "gpu-1"}, {"name": "gpu-2", "config": "[sampling]\ngpu_period_s = 2\n"}],
+    "config": '[[bank]]\nname = "h100"\n',
+    "bundles": {"secretName": "agent-bundles"},
+}
+
+
+class Chart:
+    """The chart, rendered with values and shown to an API server that keeps nothing of it."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self._cluster = cluster
+        self.folder = folder
+
+    def render(self, **values: Any) -> str:
+        """Return what helm renders; its refusal is raised."""
+        file = self.folder / "values.json"
+        file.write_text(json.dumps(values))
+        return run(
+            (str(self._cluster.tools.path("helm")), "template", "swb", str(_CHART), "-n", _NAMESPACE, "-f", str(file))
+        )
+
+    def objects(self, **values: Any) -> dict[str, dict[str, Any]]:
+        """Return the objects of this namespace by kind and name, as the API server would keep them."""
+        own = [
+            part
+            for part in self.render(**values).split("\n---\n")
+            if "/controller.yaml" in part or "/agent.yaml" in part
+        ]
+        words = ("apply", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-")
+        answer = json.loads(self._cluster.kubectl(*words, input_text="\n---\n".join(own)))
+        items = answer["items"] if answer["kind"] == "List" else [answer]
+        return {f"{item['kind']}/{item['metadata']['name']}": item for item in items}
+
+
+@pytest.fixture(scope="module")
+def chart(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chart]:
+    """Return the chart and a namespace to try it in."""
+    make_namespace(cluster.api, _NAMESPACE)
+    yield Chart(cluster, tmp_path_factory.mktemp("chart"))
+    cluster.api.delete(f"/api/v1/namespaces/{_NAMESPACE}")
+
+
+def _pod(workload: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def _without(values: dict[str, Any], *path: str) -> dict[str, Any]:
+    """Return values with one of them empty."""
+    first, *rest = path
+    if rest:
+        return {**values, first: _without(values[first], *rest)}
+    return {**values, first: type(values[first])()}
+
+
+def test_programs_are_off_until_they_are_asked_for(chart: Chart) -> None:
+    """The gate alone installs with no value at all, and brings no workload."""
+    rendered = chart.render()
+    assert "kind: MutatingAdmissionPolicy" in rendered
+    assert not {"kind: Deployment", "kind: DaemonSet", "kind: Service", "kind: Secret"} & set(rendered.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("program", "missing", "words"),
+    [
+        ("controller", ("image", "repository"), "controller.image.repository is missing.*make images"),
+        ("controller", ("certificates", "secretName"), "controller.certificates.secretName is missing"),
+        ("controller", ("site",), "no site file: set controller.site"),
+        ("agent", ("image", "repository"), "agent.image.repository is missing"),
+        ("agent", ("bundles", "secretName"), "agent.bundles.secretName is missing"),
+        ("agent", ("nodes",), "agent.nodes is empty"),
+    ],
+)
+def test_missing_value_is_told_with_the_next_step(
+    chart: Chart, program: str, missing: tuple[str, ...], words: str
+) -> None:
+    """There is no default image, key or site that could stand in."""
+    values = {"controller": _CONTROLLER, "agent": _AGENT}[program]
+    with pytest.raises(SwingbusError, match=words):
+        chart.render(**{program: _without(values, *missing)})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"controller": {**_CONTROLLER, "siteConfigMap": "mine"}}, "are both set: keep one"),
+        ({"controller": {**_CONTROLLER, "replicas": 2}}, "replicas"),
+        ({"controller": {"persistence": {"emptyDir": True}}}, "emptyDir"),
+        ({"controller": {"image": {"digest": "sha256:12"}}}, "digest"),
+        ({"controller": {"service": {"port": 0}}}, "port"),
+        ({"agent": {**_AGENT, "nodes": [{"name": "gpu-1"}, {"name": "gpu-1"}]}}, "gpu-1 twice"),
+        ({"agent": {**_AGENT, "config": "writes = true\n"}}, "sets `writes`, which the chart writes"),
+        ({"agent": {**_AGENT, "config": "[node]\nrun_as_user = 0\n"}}, r"has a table \[node\]"),
+        ({"agent": {"user": 0}}, "user"),
+        ({"agent": {"nodes": [{"name": "gpu-1", "banks": 2}]}}, "banks"),
+        ({"agents": {}}, "agents"),
+    ],
+)
+def test_wrong_value_is_refused(chart: Chart, values: dict[str, Any], words: str) -> None:
+    """Unknown keys at every level, contradictions, and what would undo a rule of ours."""
+    with pytest.raises(SwingbusError, match=words):
+        chart.render(**values)
+
+
+def test_controller_is_one_restricted_pod_on_a_volume_that_stays(chart: Chart) -> None:
+    """Recreate, nobody, nothing writable but its volume; the claim outlives the release."""
+    found = chart.objects(controller=_CONTROLLER)
+    deployment = found["Deployment/swingbus-controller"]
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    pod = _pod(deployment)
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 65532
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+    assert container["image"] == "example.invalid/swingbus-controller:0.1.0"
+    assert not [volume for volume in pod["volumes"] if "emptyDir" in volume or "hostPath" in volume]
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "swingbus-controller"}
+    claim = found["PersistentVolumeClaim/swingbus-controller"]
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    service = found["Service/swingbus-controller"]["spec"]
+    assert service["ports"][0]["port"] == 7443
+    assert service["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert found["ConfigMap/swingbus-controller-site"]["data"] == {"site.toml": _CONTROLLER["site"]}
+
+
+def test_controller_takes_what_is_there_already(chart: Chart) -> None:
+    """A claim, a ConfigMap with the site file, an image by digest; and metrics may be off, with their probe."""
+    digest = f"sha256:{'a' * 64}"
+    own = {
+        **_CONTROLLER,
+        "site": "",
+        "siteConfigMap": "my-site",
+        "persistence": {"existingClaim": "my-claim"},
+        "image": {"repository": "example.invalid:5000/c", "digest": digest},
+        "metrics": {"enabled": False},
+    }
+    found = chart.objects(controller=own, imagePullSecrets=["pull"])
+    assert set(found) == {"Service/swingbus-controller", "Deployment/swingbus-controller"}
+    pod = _pod(found["Deployment/swingbus-controller"])
+    (container,) = pod["containers"]
+    assert container["image"] == f"example.invalid:5000/c@{digest}" and "livenessProbe" not in container
+    assert {"name": "SWINGBUS_METRICS_LISTEN", "value": "off"} in container["env"]
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "my-claim"}
+    assert pod["volumes"][1]["configMap"]["name"] == "my-site"
+
+
+def test_changed_site_file_makes_a_new_pod(chart: Chart) -> None:
+    """Else the controller would go on with the one it read at its start."""
+    marks = [
+        chart.objects(controller={**_CONTROLLER, "site": site})["Deployment/swingbus-controller"]["spec"]["template"][
+            "metadata"
+        ]["annotations"]["swingbus.io/site"]
+        for site in ("a = 1\n", "a = 2\n", "a = 1\n")
+    ]
+    assert marks[0] == marks[2] != marks[1]
+
+
+def test_agent_has_what_it_needs_and_no_way_to_the_api(chart: Chart) -> None:
+    """No token, no rights, named mounts; root with three capabilities, and SYS_ADMIN only where it may write."""
+    found = chart.objects(agent=_AGENT)
+    pod = _pod(found["DaemonSet/swingbus-agent"])
+    assert pod["hostPID"] is True and not pod.get("hostNetwork", False)
+    assert pod["automountServiceAccountToken"] is False
+    assert found["ServiceAccount/swingbus-agent"]["automountServiceAccountToken"] is False
+    (agent,), (join,) = pod["containers"], pod["initContainers"]
+    for container in (agent, join):
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+        assert "privileged" not in container["securityContext"]
+    assert agent["securityContext"]["capabilities"]["add"] == ["CHOWN", "SETGID", "SETUID"]
+    folders = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    assert folders == {"/var/lib/swingbus-agent", "/var/lib/kubelet/pod-resources"}
+    assert "bundles" not in [mount["name"] for mount in agent["volumeMounts"]]
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert [term["matchFields"][0]["values"] for term in terms] == [["gpu-1"], ["gpu-2"]]
+
+    writing = _pod(chart.objects(agent={**_AGENT, "writes": True})["DaemonSet/swingbus-agent"])
+    added = writing["containers"][0]["securityContext"]["capabilities"]["add"]
+    assert added == ["CHOWN", "SETGID", "SETUID", "SYS_ADMIN"]
+
+
+def test_each_node_has_its_own_agent_file(chart: Chart) -> None:
+    """Its name, the common file or its own, and whom it becomes; a file that the agent itself reads."""
+    bank = '[[bank]]\nname = "h100"\nkind = "gpu"\nclass = "h100"\n\n[[bank.point]]\nname = "full"\nmode = "inference"\npower_w = 700\n'
+    files = chart.objects(agent={**_AGENT, "config": bank, "user": 4_000_000})["ConfigMap/swingbus-agent"]["data"]
+    assert set(files) == {"gpu-1.toml", "gpu-2.toml"}
+    settings = {}
+    for name, text in files.items():
+        path = chart.folder / name
+        path.write_text(text)
+        settings[name.removesuffix(".toml")] = load_settings(path, {})
+    assert [each.name for each in settings.values()] == ["gpu-1", "gpu-2"]
+    assert [len(each.banks) for each in settings.values()] == [1, 0]
+    assert not settings["gpu-1"].writes and settings["gpu-2"].sampling.gpu_period_s == 2
+    assert settings["gpu-1"].node.run_as_user == 4_000_000
