@@ -11,7 +11,7 @@ STAMP := $(VENV)/.ready
 # Two workers: tests hold real servers and real clocks, more would make timing lie.
 WORKERS ?= 2
 
-.PHONY: help setup demo test check bench proto prove images cluster cluster-down docs clean
+.PHONY: help setup demo demo-kube test check bench proto prove images cluster cluster-down docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,10 @@ demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as process
 
 # Whole sites in processes come last and one at a time: they keep real time, and two of them on two cores would not.
 SITES := tests/e2e tests/integration/kill_matrix tests/cluster tests/benchmarks
+
+demo-kube: $(STAMP) ## The same site with two GPU hosts as real Kubernetes nodes (root; 7 minutes)
+	@$(BIN)/python -m tools.images toy-miner toy-inference
+	@$(BIN)/python -m swingbus_sim.demo_kube $(ARGS)
 
 test: $(STAMP) check ## Run checks and all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES:%=--ignore=%) $(ARGS)

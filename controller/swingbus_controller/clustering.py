@@ -9,11 +9,13 @@ import asyncio
 import os
 import random
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from swingbus.clock import Clock
 from swingbus_controller.adapters.kubernetes.access import load_in_cluster, load_kubeconfig
 from swingbus_controller.adapters.kubernetes.cluster import ClusterNames, KubernetesCluster
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection
+from swingbus_controller.adapters.kubernetes.identity import VolumeIdentity
 from swingbus_controller.adapters.kubernetes.leases import LeaseHolding
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.pod_mover import PodMover
@@ -25,7 +27,16 @@ from swingbus_controller.settings import ClusterSettings
 class Clustered:
     """A connection to one cluster, the lease that lets us write there, and the loops that move its pods."""
 
-    def __init__(self, *, cluster: KubernetesCluster, lease: LeaseHolding, clock: Clock, exits: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        *,
+        cluster: KubernetesCluster,
+        lease: LeaseHolding,
+        identity: VolumeIdentity,
+        clock: Clock,
+        exits: AsyncExitStack,
+    ) -> None:
+        self._identity = identity
         self._cluster = cluster
         self._lease = lease
         self._clock = clock
@@ -41,11 +52,15 @@ class Clustered:
         reporter = PoolReporter(engine=engine, cluster=self._cluster, clock=self._clock, gauges=gauges)
         mover = PodMover(desk=engine.desk, cluster=self._cluster, clock=self._clock, told=reporter.take_move)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._lease.run())
+            tasks.create_task(self._compete())
             tasks.create_task(self._cluster.run())
             tasks.create_task(mover.run(engine.wait_round))
             tasks.create_task(reporter.run())
             tasks.create_task(self._wake(engine))
+
+    async def _compete(self) -> None:
+        await self._identity.hold(self._clock)
+        await self._lease.run()
 
     async def _wake(self, engine: SiteEngine) -> None:
         while True:
@@ -55,18 +70,20 @@ class Clustered:
     async def aclose(self) -> None:
         """Let the lease go, so that a successor need not wait for its end, and close the connection."""
         await self._lease.release()
+        self._identity.close()
         await self._exits.aclose()
 
 
-async def connect_cluster(settings: ClusterSettings, *, clock: Clock, instance: str) -> Clustered:
+async def connect_cluster(settings: ClusterSettings, *, data_dir: Path, clock: Clock, instance: str) -> Clustered:
     """Read who we are to the API server. Raises NotFound or InvalidInput where that can't be known; the server may still be away."""
+    identity = VolumeIdentity(data_dir)
     if settings.kubeconfig is None:
         access = load_in_cluster(os.environ)
     else:
         access = await load_kubeconfig(settings.kubeconfig, settings.context or None)
     exits = AsyncExitStack()
     api = await exits.enter_async_context(ApiConnection(access))
-    lease = LeaseHolding(api, clock, namespace=settings.namespace, name=settings.lease, identity=instance)
+    lease = LeaseHolding(api, clock, namespace=settings.namespace, name=settings.lease, identity=identity.name)
     cluster = KubernetesCluster(
         api,
         lease,
@@ -80,4 +97,4 @@ async def connect_cluster(settings: ClusterSettings, *, clock: Clock, instance: 
         ),
         chance=random.Random(),
     )
-    return Clustered(cluster=cluster, lease=lease, clock=clock, exits=exits)
+    return Clustered(cluster=cluster, lease=lease, identity=identity, clock=clock, exits=exits)

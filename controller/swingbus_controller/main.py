@@ -218,7 +218,8 @@ class Controller:
         # The client costs 30 MB: who moves no pods does not load it.
         from swingbus_controller.clustering import connect_cluster
 
-        return await connect_cluster(settings, clock=self._clock, instance=self.instance)
+        data_dir = self.configuration.controller.data_dir
+        return await connect_cluster(settings, data_dir=data_dir, clock=self._clock, instance=self.instance)
 
     def _build_deciding(self, board: MarketBoard, clustered: Clustered | None) -> Deciding | None:
         site = self.configuration.site

@@ -22,6 +22,7 @@ from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.fleet import orders
 from swingbus_controller.domain.flips.flip import Direction, Flip, InvalidTransition, Phase
 from swingbus_controller.domain.flips.parties import parties_of
+from swingbus_controller.domain.flips.placement import BankModel
 from swingbus_controller.domain.flips.pods_seen import PodsSeen
 from swingbus_controller.domain.flips.unit_roles import find_swaps, swap_roles, unit_wishes
 from swingbus_controller.domain.planning.market import MarketView, Quote
@@ -62,6 +63,7 @@ class ClusterDesk:
         self._report_of = report_of
         self._models = [model for model in state.models.values() if model.declared.is_in_cluster]
         self.sights: dict[str, BankSight] = {}
+        self._shown: dict[str, tuple[object, orders.BankReport | None]] = {}
         self.placing = Placing()
         self.blockings = Blockings()
         self._wishes: dict[str, list[UnitWish]] = {}
@@ -102,11 +104,7 @@ class ClusterDesk:
     def look(self, now_s: float) -> None:
         """Take in what is there now; called once a round, before flips are moved on."""
         for model in self._models:
-            heard = self._report_of(model.name)
-            ledger = self._state.ledger
-            is_fresh = heard is not None and heard[0].epoch == ledger.epoch and ledger.is_live(model.name, now_s)
-            report = None if heard is None else heard[1]
-            self.sights[model.name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
+            self._see(model, now_s)
         if not self._cluster.is_synced:
             return
         self.blockings.forget_gone(self._cluster)
@@ -116,6 +114,19 @@ class ClusterDesk:
                 self._swap(name, sight)
         self._follow(now_s)
         self._place(now_s)
+
+    def _see(self, model: BankModel, now_s: float) -> None:
+        heard = self._report_of(model.name)
+        ledger = self._state.ledger
+        is_fresh = heard is not None and heard[0].epoch == ledger.epoch and ledger.is_live(model.name, now_s)
+        report = None if heard is None else heard[1]
+        may_write = self._cluster.permit_left_s() > 0
+        shown = (self._cluster.version_of(model.declared.node), is_fresh, may_write)
+        known = self._shown.get(model.name)
+        if known is not None and known[0] == shown and known[1] is report:
+            return
+        self._shown[model.name] = (shown, report)
+        self.sights[model.name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
 
     def _swap(self, name: str, sight: BankSight) -> None:
         holdings, flips = self._state.holdings[name], self._state.open_flips(name)
@@ -166,7 +177,7 @@ class ClusterDesk:
         ):
             self._let_go(flips, f"pod {ref} {_what_became(pod)}", now_s)
             return
-        self.placing.line[bank].remove(heir)
+        self.placing.line[bank] = [pod for pod in self.placing.line[bank] if pod is not heir]
         renamed = [replace(flip, pod=heir.ref) for flip in flips]
         self._recorder.record(*self._flips.swapped_entries(renamed, self._state.holdings[bank]))
 
@@ -190,8 +201,9 @@ class ClusterDesk:
         taken: set[PodRef] = set()
         for name, sight in self.sights.items():
             self._vacancies[name] = self._fill(name, sight, named, taken)
-        for line in self.placing.line.values():
-            line[:] = [pod for pod in line if pod.ref not in taken]
+        if taken:
+            for name, line in self.placing.line.items():
+                self.placing.line[name] = [pod for pod in line if pod.ref not in taken]
 
     def _room(self, sight: BankSight, named: Collection[PodRef], now_s: float) -> BankRoom | None:
         name = sight.model.name
@@ -213,7 +225,7 @@ class ClusterDesk:
         used_count += sum(pod.gpu_count for pod in promised)
         usable_count = sight.model.declared.device_count - len(holdings.charged_units()) * size
         free_count = max(0, min(usable_count, sight.node.gpu_count) - used_count)
-        mining_count = sum(pod.gpu_count for pod in sight.pods if pod not in staying and not pod.is_leaving)
+        mining_count = sum(pod.gpu_count for pod in sight.pods if not pod.is_leaving and pod.ref not in here)
         return BankRoom(
             bank=name,
             inference_class=sight.model.device_class.inference_class,

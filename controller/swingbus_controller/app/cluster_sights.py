@@ -26,6 +26,7 @@ from swingbus_controller.domain.planning.points import Mode
 from swingbus_controller.domain.site.sitefile import SiteFile
 
 UNSEEN = "ClusterUnseen: the cluster was not listed yet"
+NO_PERMIT = "NoWritePermit: this controller does not hold the lease; another one may be active, or the API server does not answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,8 @@ def see_bank(
         node=node,
         pools=cluster.pools.values(),
     )
+    if not frozen and cluster.permit_left_s() <= 0:
+        frozen = NO_PERMIT
     holdings = () if report is None else report.unit_holdings
     units = units_of_pods(holdings)
     pods = cluster.pods_on(declared.node)

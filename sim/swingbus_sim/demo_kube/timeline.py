@@ -29,17 +29,16 @@ class Timeline:
     async def play(self) -> None:
         """Do everything at its time, then wait to be cancelled."""
         acts: tuple[tuple[float, Callable[[], Awaitable[None]]], ...] = (
-            (58.0, lambda: self._serve(CHAT, 6)),
-            (86.0, lambda: self._serve(CHAT, 2)),
-            (112.0, self._large),
-            (126.0, lambda: self._serve(CHAT, 8)),
-            (152.0, lambda: self._serve(LARGE, 0)),
-            (160.0, lambda: self._serve(CHAT, 10)),
-            (208.0, self._lose_kubelet),
+            (50.0, lambda: self._serve(CHAT, 6)),
+            (80.0, lambda: self._serve(CHAT, 2)),
+            (104.0, lambda: self._serve(LARGE, 1)),
+            (118.0, lambda: self._serve(CHAT, 8)),
+            (138.0, self._drain),
+            (158.0, self._end_drain),
+            (162.0, lambda: self._serve(CHAT, 10)),
+            (212.0, self._lose_kubelet),
             (240.0, lambda: self._serve(CHAT, 4)),
-            (252.0, self._drain),
-            (272.0, self._end_drain),
-            (278.0, lambda: self._serve(CHAT, 9)),
+            (266.0, lambda: self._serve(CHAT, 9)),
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.watch.run())
@@ -51,11 +50,6 @@ class Timeline:
     async def _serve(self, name: str, replicas: int) -> None:
         self.run.note(f"{name}: {replicas} replicas are wanted")
         await self.pods.serve(name, replicas, gpu_count=4 if name == LARGE else 1)
-
-    async def _large(self) -> None:
-        await self._serve(LARGE, 1)
-        await self.pods.protect(CHAT, 2)
-        self.run.note(f"{CHAT} has a disruption budget: at least 2 stay")
 
     async def _lose_kubelet(self) -> None:
         """A kubelet dies with its pods alive; somebody force-deletes one of them, whose process works on."""
@@ -71,10 +65,12 @@ class Timeline:
         self.run.note(f"kubelet of {node} is back")
 
     async def _drain(self) -> None:
-        await self.pods.protect(CHAT, 3)
+        """Work on the pool: one workload may leave, the other's budget lets nobody go."""
+        await self.pods.protect(CHAT, 8)
         await self.pods.set_pool(mode="Drain")
-        self.run.note("the pool is drained for work on it; at least 3 of chat must stay")
+        self.run.note("the pool is drained for work on it; the budget of chat lets none of its 8 go")
 
     async def _end_drain(self) -> None:
+        await self.pods.protect(CHAT, 2)
         await self.pods.set_pool(mode="Auto")
-        self.run.note("the pool works again")
+        self.run.note("the pool works again; of chat 2 must stay")

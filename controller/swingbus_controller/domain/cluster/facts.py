@@ -124,16 +124,16 @@ class ClusterPod:
     has_affinity: bool = False
     node_selector: Mapping[str, str] = field(default_factory=_nothing)
     tolerations: tuple[Toleration, ...] = ()
+    # Which life this is; asked for with every look at every pod, so made once.
+    ref: PodRef = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ref", PodRef(namespace=self.namespace, name=self.name, uid=self.uid))
 
     @property
     def key(self) -> PodKey:
         """Return (namespace, name)."""
         return self.namespace, self.name
-
-    @property
-    def ref(self) -> PodRef:
-        """Return which life this is."""
-        return PodRef(namespace=self.namespace, name=self.name, uid=self.uid)
 
     @property
     def is_waiting(self) -> bool:

@@ -57,6 +57,17 @@ class _Room:
     left_count: int
     idle_count: int
     kept_count: int = 0  # for pods of several units
+    small_count: int = 0  # GPUs of pods of one unit that may come
+    groups: list[int] = field(default_factory=list)  # of pods of one unit, by their number
+
+
+@dataclass(slots=True)
+class _Group:
+    """Pods that are alike in everything that says where they fit; a thousand replicas are looked at once."""
+
+    pods: list[ClusterPod]
+    fitting: list[_Room]
+    why: str
 
 
 def place_pods(
@@ -72,21 +83,43 @@ def place_pods(
     places = [_Room(room, room.free_count, room.idle_count) for room in sorted(rooms, key=lambda room: room.bank)]
     for place in places:
         room = place.room
-        placing.at_most[room.bank] = room.used_count
         placing.demand[room.inference_class] = placing.demand.get(room.inference_class, 0) + room.used_count
-        placing.line[room.bank] = []
-    for pod in sorted(waiting, key=lambda pod: pod.rank):
-        fitting, why = _fitting(pod, places, namespaces)
-        if not fitting:
-            placing.unfit[pod.ref] = why
-            continue
-        _place(pod, fitting, placing)
+    groups = _grouped(waiting, places, namespaces)
+    large: list[tuple[ClusterPod, _Group]] = []
+    for number, group in enumerate(groups):
+        if not group.fitting:
+            placing.unfit.update((pod.ref, group.why) for pod in group.pods)
+        elif group.pods[0].gpu_count > group.fitting[0].room.unit_size:
+            large += [(pod, group) for pod in group.pods]
+        else:
+            _offer(number, group, placing)
+    kept = _keep_places(sorted(large, key=lambda each: each[0].rank), placing)
+    lines: dict[tuple[int, ...], list[ClusterPod]] = {}
     for place in places:
         room = place.room
-        # Who is one of many for this place may come here or elsewhere: as many as there is room for.
-        small_count = sum(pod.gpu_count for pod in placing.line[room.bank] if pod.gpu_count <= room.unit_size)
-        placing.at_most[room.bank] += min(place.kept_count + small_count, room.free_count)
+        placing.at_most[room.bank] = room.used_count + min(place.kept_count + place.small_count, room.free_count)
+        key = tuple(place.groups)
+        if key not in lines:
+            lines[key] = sorted((pod for number in key for pod in groups[number].pods), key=lambda pod: pod.rank)
+        own = kept.get(room.bank)
+        # Most banks have the same pods in line: they share one list, which nobody changes.
+        placing.line[room.bank] = sorted((*own, *lines[key]), key=lambda pod: pod.rank) if own else lines[key]
     return placing
+
+
+def _grouped(
+    waiting: Iterable[ClusterPod], places: Sequence[_Room], namespaces: Mapping[str, Mapping[str, str]]
+) -> list[_Group]:
+    groups: dict[tuple[object, ...], _Group] = {}
+    for pod in waiting:
+        selector = tuple(sorted(pod.node_selector.items()))
+        key = (pod.namespace, pod.gpu_count, pod.gang, pod.queue, selector, pod.tolerations)
+        group = groups.get(key)
+        if group is None:
+            fitting, why = _fitting(pod, places, namespaces)
+            groups[key] = group = _Group([], fitting, why)
+        group.pods.append(pod)
+    return sorted(groups.values(), key=lambda group: min(pod.rank for pod in group.pods))
 
 
 def _fitting(
@@ -114,20 +147,34 @@ def _fitting(
     return fitting, why
 
 
-def _place(pod: ClusterPod, fitting: Sequence[_Room], placing: Placing) -> None:
-    inference_class = fitting[0].room.inference_class
-    roomy = [place for place in fitting if place.left_count >= pod.gpu_count]
-    if roomy:
-        # Where most is idle nobody has to leave; of equals, the fullest, so that large pods still find a whole node.
+def _offer(number: int, group: _Group, placing: Placing) -> None:
+    """Offer pods of one unit to every bank of one class: where there is most room for them."""
+    room_left: dict[str, int] = {}
+    for place in group.fitting:
+        name = place.room.inference_class
+        room_left[name] = room_left.get(name, 0) + place.left_count
+    chosen = max(sorted(room_left), key=lambda name: room_left[name])
+    asked_count = sum(pod.gpu_count for pod in group.pods)
+    placing.demand[chosen] += asked_count
+    for place in group.fitting:
+        if place.room.inference_class == chosen:
+            place.groups.append(number)
+            place.small_count += asked_count
+
+
+def _keep_places(large: Iterable[tuple[ClusterPod, _Group]], placing: Placing) -> dict[str, list[ClusterPod]]:
+    """Keep one bank for each pod of several units; who finds no room now is demand all the same."""
+    kept: dict[str, list[ClusterPod]] = {}
+    for pod, group in large:
+        roomy = [place for place in group.fitting if place.left_count >= pod.gpu_count]
+        if not roomy:
+            placing.demand[group.fitting[0].room.inference_class] += pod.gpu_count
+            continue
+        # Where most is idle nobody has to leave; of equals, the fullest, so that the largest still find a whole node.
         best = min(roomy, key=lambda p: (-min(p.idle_count, pod.gpu_count), p.left_count - pod.gpu_count, p.room.bank))
         best.left_count -= pod.gpu_count
         best.idle_count = max(0, best.idle_count - pod.gpu_count)
-        inference_class = best.room.inference_class
-        if pod.gpu_count > best.room.unit_size:
-            best.kept_count += pod.gpu_count
-            placing.line[best.room.bank].append(pod)
-    if pod.gpu_count <= fitting[0].room.unit_size:
-        for place in fitting:
-            if place.room.inference_class == inference_class:
-                placing.line[place.room.bank].append(pod)
-    placing.demand[inference_class] += pod.gpu_count
+        best.kept_count += pod.gpu_count
+        kept.setdefault(best.room.bank, []).append(pod)
+        placing.demand[best.room.inference_class] += pod.gpu_count
+    return kept
