@@ -27,7 +27,6 @@ from swingbus_controller.domain.cluster.pool_status import pool_words
 from swingbus_controller.domain.cluster.pool_words import PoolWords, Story
 from swingbus_controller.domain.flips.flip import Flip
 from swingbus_controller.domain.planning.points import Mode
-from swingbus_controller.domain.power.bank import BankState
 from swingbus_controller.ports.cluster import CallAnswer, CallOutcome, Cluster
 
 log = structlog.get_logger()
@@ -37,6 +36,7 @@ WORDS_EVERY_S = 15.0
 _AGAIN_S = 60.0
 _PAUSE_BASE_S, _PAUSE_LONGEST_S = 1.0, 60.0
 MOST_STORIES = 1000
+_REMEMBERED_STORIES = 5000
 # A flip that ended a moment before we came up may not have been told by whoever ran before us; telling it twice does no harm.
 _TOLD_BEFORE_S = 60.0
 
@@ -75,8 +75,10 @@ class PoolReporter:
         self._written: dict[str, _Written] = {}
         self._pauses: dict[str, _Pause] = {}
         self._stories: deque[Story] = deque()
+        self._told: dict[tuple[str, str, str], None] = {}
         self._has_stories = asyncio.Event()
         self._dropped_count = 0
+        self._began_s = clock.boottime_s()
         told_before_unix_s = clock.now().timestamp() - _TOLD_BEFORE_S
         self._over = {f.id for f in engine.state.flips.values() if f.is_over and ended_unix_s(f) < told_before_unix_s}
 
@@ -132,11 +134,12 @@ class PoolReporter:
 
     def _is_starting(self, now_s: float) -> bool:
         """Tell whether agents have not had the time to report: a status that says so would be wrong a second later."""
-        ledger = self._engine.state.ledger
-        banks = self._engine.desk.sights
-        return not banks or any(
-            ledger.state(name, now_s) is BankState.ADOPTING and self._engine.report_of(name) is None for name in banks
-        )
+        state, banks = self._engine.state, self._engine.desk.sights
+        if not banks:
+            return True
+        reports = (self._engine.report_of(name) for name in banks)
+        is_heard = all(report is not None and report.epoch == state.ledger.epoch for report in reports)
+        return not is_heard and now_s - self._began_s < state.site.protocol.adopt_grace_s
 
     def _is_due(self, pool: Pool, words: PoolWords, now_s: float) -> bool:
         pause = self._pauses.get(pool.uid)
@@ -188,6 +191,13 @@ class PoolReporter:
             self._queue(story)
 
     def _queue(self, story: Story) -> None:
+        # The API server keeps events apart by name; who is asked again every few seconds need not be told to it every time.
+        key = (story.once_for or story.flip, story.reason, story.uid)
+        if key in self._told:
+            return
+        self._told[key] = None
+        if len(self._told) > _REMEMBERED_STORIES:
+            del self._told[next(iter(self._told))]
         if len(self._stories) >= MOST_STORIES:
             if not self._dropped_count:
                 log.warning("events_dropped", waiting=len(self._stories), subject=str(story.about), reason=story.reason)
@@ -212,7 +222,8 @@ class PoolReporter:
                 self._stories.clear()  # the permit is gone, and what happened is not ours to tell any more
             except SwingbusError as fault:
                 log.warning("event_not_told", subject=str(story.about), reason=story.reason, message=str(fault))
-                await self._clock.sleep(min(_PAUSE_LONGEST_S, float(fault.metadata.get("retry_after_s", "0"))))
+                if asked_s := float(fault.metadata.get("retry_after_s", "0")):
+                    await self._clock.sleep(min(_PAUSE_LONGEST_S, asked_s))
         if self._dropped_count:
             log.warning("events_were_dropped", count=self._dropped_count)
             self._dropped_count = 0

@@ -103,8 +103,8 @@ def gate_enforced(facts: PoolFacts) -> PoolCondition:
         return PoolCondition(type=name, truth=Truth.FALSE, reason=reason, message=words)
     if unnamed := [(bank.node, words) for bank in facts.banks for words in bank.unnamed]:
         words = (
-            f"node {unnamed[0][0]}: {unnamed[0][1]} ({len(unnamed)} GPU units in all). Something works there that no pod names: find "
-            "it with nvidia-smi on the node; its GPUs are used for nothing else"
+            f"something that no pod names works on {len(unnamed)} units of GPUs. Node {unnamed[0][0]}: {unnamed[0][1]}. Find it with "
+            "nvidia-smi on the node; its GPUs are used for nothing else"
         )
         return PoolCondition(type=name, truth=Truth.FALSE, reason="UnnamedProcess", message=words)
     words = "every pod on these GPUs was let go, or made, by Swingbus"

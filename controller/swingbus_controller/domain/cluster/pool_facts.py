@@ -27,6 +27,7 @@ class Bar(StrEnum):
 
     ARRIVING = "Arriving"
     NO_WATTS = "NoWatts"
+    SETTLING = "Settling"
     DWELL = "Dwell"
     FLIP_LIMIT = "FlipLimit"
     NODE_RESTS = "NodeRests"

@@ -23,29 +23,32 @@ def why_no_more(plan: Plan | None, admission: Admission | None, bank: str, pool:
     if pool.mode is PoolMode.DRAIN:
         return Barred(bar=Bar.POOL_NOT_READY, words="spec.mode is Drain: pods leave and none is let in")
     if view.availability not in PLANNABLE:
-        return Barred(bar=Bar.UNAVAILABLE, words=f"bank {bank} is {_available(view)}")
+        return _unavailable(view)
     refusals = () if admission is None else admission.refused
     refused = next((r for r in refusals if r.move.bank == bank and r.move.to_mode is Mode.INFERENCE), None)
-    told = None if refused is None else _of_refusal(refused, pool)
+    told = None if refused is None else _of_refusal(refused, view, pool)
     return told or _of_plan(plan, view, pool)
 
 
-def _available(view: BankView) -> str:
-    return view.availability.value.replace("_", " ") + (f": {view.note}" if view.note else "")
+def _unavailable(view: BankView) -> Barred:
+    why = f" ({view.note})" if view.note else ""
+    if view.availability in PLANNABLE:
+        return Barred(
+            bar=Bar.SETTLING, words=f"bank {view.bank} may not grow before its last change is proven by the meter{why}"
+        )
+    return Barred(bar=Bar.UNAVAILABLE, words=f"bank {view.bank} is {view.availability.value.replace('_', ' ')}{why}")
 
 
-def _of_refusal(refused: Refusal, pool: Pool) -> Barred | None:
+def _of_refusal(refused: Refusal, view: BankView, pool: Pool) -> Barred | None:
     match refused.code:
         case RefusalCode.NO_WATTS:
             return Barred(bar=Bar.NO_WATTS, words=refused.detail)
         case RefusalCode.DWELL:
             return _dwell(pool)
         case RefusalCode.PINNED:
-            return Barred(
-                bar=Bar.PINNED, words=f"bank {refused.move.bank} is {refused.detail}; swingctl pin list shows by whom"
-            )
+            return _pinned(view)
         case RefusalCode.UNAVAILABLE:
-            return Barred(bar=Bar.UNAVAILABLE, words=f"bank {refused.move.bank}: {refused.detail}")
+            return _unavailable(view)
         case RefusalCode.TOO_MANY_FLIPS:
             return Barred(bar=Bar.FLIP_LIMIT, words=refused.detail)
         case _:
@@ -64,11 +67,11 @@ def _of_plan(plan: Plan, view: BankView, pool: Pool) -> Barred:
                 bar=Bar.FULL, words="every GPU that fits serves already; add nodes, or wait until somebody leaves"
             )
         case WhyNotCode.PINNED:
-            return Barred(bar=Bar.PINNED, words=f"bank {view.bank} is pinned: {view.pinned_reason}")
+            return _pinned(view)
         case WhyNotCode.DWELL:
             return _dwell(pool)
         case WhyNotCode.UNAVAILABLE:
-            return Barred(bar=Bar.UNAVAILABLE, words=f"bank {view.bank} is {_available(view)}")
+            return _unavailable(view)
         case WhyNotCode.PLANNED | WhyNotCode.NO_DEMAND:
             return _UNDECIDED
         case WhyNotCode.FEEDER_FULL:
@@ -79,6 +82,10 @@ def _of_plan(plan: Plan, view: BankView, pool: Pool) -> Barred:
         return Barred(bar=Bar.NO_WATTS, words=full)
     words = f"the plan does not pay for it: see swingctl plan why-not {view.bank} inference"
     return Barred(bar=Bar.NOT_WORTH, words=words)
+
+
+def _pinned(view: BankView) -> Barred:
+    return Barred(bar=Bar.PINNED, words=f"bank {view.bank} is {view.pinned_reason}; swingctl pin list shows until when")
 
 
 def _dwell(pool: Pool) -> Barred:
