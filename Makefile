@@ -48,7 +48,7 @@ bench: $(STAMP) ## Measure; writes build/bench.json
 images: $(STAMP) ## Container images as OCI archives, into build/images (docs/kubernetes.md)
 	@$(BIN)/python -m tools.images $(if $(BASE),--base "$(BASE)") $(ARGS)
 
-# CI's row by default; the whole matrix is in docs/benchmarks.md. ARGS="--nodes 50 --arrivals 1 8 64 --limits 100 90 80 --contenders ours plain tuned share"
+# CI's row by default; the whole matrix: docs/bench-kube.md. ARGS="--nodes 50 --arrivals 1 8 64 --limits 100 90 80 --contenders ours plain tuned share"
 bench-kube: $(STAMP) ## Compare with PriorityClass on a real control plane; writes build/bench-kube/report.json
 	@$(BIN)/python -m tests.benchmarks.kube $(ARGS)
 

@@ -60,7 +60,7 @@ class Usage:
         return {
             name: Used(
                 cpu_s=round(_cpu_s(pid) - self._before[name], 2),
-                rss_mb=round(sum(memory(child).rss_bytes for child in tree(pid)) / 1e6, 1),
+                rss_mb=round(sum(_rss_bytes(child) for child in tree(pid)) / 1e6, 1),
             )
             for name, pid in self._pids.items()
         }
@@ -75,4 +75,18 @@ def control_plane_pids(cluster: Cluster) -> dict[str, int]:
 
 
 def _cpu_s(pid: int) -> float:
-    return sum(cpu_s(child) for child in tree(pid))
+    return cpu_s(pid) + sum(_child_cpu_s(child) for child in tree(pid) if child != pid)
+
+
+def _child_cpu_s(pid: int) -> float:
+    try:
+        return cpu_s(pid)
+    except OSError:
+        return 0.0  # it ended while we looked; its parent has its time now
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        return memory(pid).rss_bytes
+    except OSError:
+        return 0

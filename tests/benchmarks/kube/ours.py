@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from swingbus.faults import WrongState
 from swingbus_sim.cluster.processes import run, wait_until
 from swingbus_sim.cluster.up import Cluster
 from swingbus_sim.kwok_site.plan import MINE_W, SERVE_W, SitePlan
@@ -132,7 +133,10 @@ def _install_chart(cluster: Cluster) -> None:
 
     def injects() -> bool:
         words = ("create", "-n", "probe", "-o", "json", "--dry-run=server", "-f", "-")
-        made = json.loads(cluster.kubectl(*words, input_text=json.dumps(probe)))
+        try:
+            made = json.loads(cluster.kubectl(*words, input_text=json.dumps(probe)))
+        except WrongState:
+            return False  # the guard is in force already, the injection not yet
         return bool(made["spec"].get("schedulingGates"))
 
     # The server compiles policies a moment after they are written.
