@@ -17,6 +17,7 @@ from swingbus_controller.domain.cluster.facts import HOSTNAME_LABEL, ClusterNode
 from swingbus_controller.domain.cluster.pool_words import PoolWords, Story
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.ports.cluster import CallAnswer, CallOutcome
+from tests.fakes.site import Crashed
 
 GRACE_S, START_S, READY_S = 2.0, 1.0, 3.0
 TAKEN = CallOutcome(answer=CallAnswer.TAKEN)
@@ -56,6 +57,7 @@ class Process:
     node: str
     gpu: int
     pod: str  # namespace/name
+    uid: str
     is_miner: bool
 
 
@@ -64,7 +66,7 @@ class FakeCluster:
 
     def __init__(self, rng: random.Random, now: Callable[[], float], *, miner_namespace: str = "miners") -> None:
         self.rng, self.now = rng, now
-        self.state = ClusterState(is_synced=True)
+        self.state = ClusterState(is_synced=True, permit_left_s=self.may_write_s)
         self.calls = self
         self.miner_namespace = miner_namespace
         self.workloads: dict[str, Workload] = {}
@@ -82,6 +84,7 @@ class FakeCluster:
         self.lost_calls_ratio = 0.0
         self.is_down = False
         self.permit_s = 60.0
+        self.dies_after: Callable[[str], bool] | None = None  # whoever calls is killed when such a call was carried out
         self._numbers = itertools.count(1)
 
     # What tests do.
@@ -110,6 +113,18 @@ class FakeCluster:
 
     def miners_on(self, node: str) -> list[ClusterPod]:
         return [pod for pod in self.state.pods_on(node) if pod.namespace == self.miner_namespace]
+
+    def delete_by_hand(self, ref: PodRef) -> None:
+        """Somebody deletes a pod."""
+        found = self.state.pod(ref)
+        if found is not None:
+            self._tell_to_go(found, GRACE_S)
+
+    def lift_by_hand(self, ref: PodRef) -> None:
+        """Somebody takes our gate away."""
+        found = self.state.pod(ref)
+        if found is not None:
+            self._see(replace(found, is_gated=False))
 
     def force_delete(self, ref: PodRef, *, lingers_s: float) -> None:
         """Take the object away while its processes live on."""
@@ -141,23 +156,24 @@ class FakeCluster:
         for ref, until_s in list(self.ends.items()):
             if now_s >= until_s:
                 del self.ends[ref]
-                self.processes = [p for p in self.processes if p.pod != str(ref)]
+                self.processes = [p for p in self.processes if p.uid != ref.uid]
         self._keep_replicas()
         self._schedule()
 
     def _work(self, ref: PodRef, run: Running) -> None:
         for gpu in run.gpus:
-            if not any(p.pod == str(ref) and p.gpu == gpu for p in self.processes):
-                self.processes.append(Process(run.node, gpu, str(ref), ref.namespace == self.miner_namespace))
+            if not any(p.uid == ref.uid and p.gpu == gpu for p in self.processes):
+                is_miner = ref.namespace == self.miner_namespace
+                self.processes.append(Process(run.node, gpu, str(ref), ref.uid, is_miner))
 
     def _remove(self, ref: PodRef) -> None:
         self.running.pop(ref, None)
         self.state.lose_pod(ref)
-        lingers_s = self.slow_to_end_s.get(ref.name, 0.0)
+        lingers_s = self.slow_to_end_s.pop(ref.name, 0.0)
         if lingers_s > 0.0:
             self.ends[ref] = self.now() + lingers_s
         else:
-            self.processes = [p for p in self.processes if p.pod != str(ref)]
+            self.processes = [p for p in self.processes if p.uid != ref.uid]
 
     def _keep_replicas(self) -> None:
         for each in self.workloads.values():
@@ -197,7 +213,12 @@ class FakeCluster:
                     self._bind(pod, node)
                     break
             else:
-                victims = [m for n in nodes for m in self.miners_on(n.name) if m.priority < pod.priority and m.node]
+                victims = [
+                    m
+                    for n in nodes
+                    for m in self.miners_on(n.name)
+                    if m.priority < pod.priority and m.node and not m.is_over
+                ]
                 staying = [m for m in victims if not m.is_leaving]
                 if staying and pod.namespace != self.miner_namespace:
                     self.preempted.append(f"{staying[0].name} for {pod.name}")
@@ -249,15 +270,21 @@ class FakeCluster:
             return True
         return False
 
+    def _answered(self, what: str, is_lost: bool) -> CallOutcome:
+        """Answer a call that was carried out."""
+        if self.dies_after is not None and self.dies_after(what):
+            raise Crashed
+        if is_lost:
+            raise Unreachable("the answer got lost")
+        return TAKEN
+
     async def delete_pod(self, pod: PodRef, *, grace_s: int) -> CallOutcome:
         is_lost = self._called(f"delete {pod}")
         found = self.state.pod(pod)
         if found is None:
             return GONE
         self._tell_to_go(found, float(grace_s))
-        if is_lost:
-            raise Unreachable("the answer got lost")
-        return TAKEN
+        return self._answered(f"delete {pod}", is_lost)
 
     async def evict_pod(self, pod: PodRef, *, only_revision: str = "") -> CallOutcome:
         is_lost = self._called(f"evict {pod}")
@@ -280,9 +307,7 @@ class FakeCluster:
                 )
         self.evicted.append(pod.name)
         self._tell_to_go(found, GRACE_S)
-        if is_lost:
-            raise Unreachable("the answer got lost")
-        return TAKEN
+        return self._answered(f"evict {pod}", is_lost)
 
     async def lift_gate(self, pod: ClusterPod, node: ClusterNode, pool: Pool, *, flip: str) -> CallOutcome:
         is_lost = self._called(f"lift {pod.ref}")
@@ -301,9 +326,7 @@ class FakeCluster:
                 node_selector={**found.node_selector, HOSTNAME_LABEL: node.name},
             )
         )
-        if is_lost:
-            raise Unreachable("the answer got lost")
-        return TAKEN
+        return self._answered(f"lift {pod.ref}", is_lost)
 
     async def make_miner(self, pool: Pool, node: ClusterNode, *, slot: int, gpu_count: int, flip: str) -> CallOutcome:
         is_lost = self._called(f"make miner {node.name} {slot}")
@@ -327,9 +350,7 @@ class FakeCluster:
                     flip=flip,
                 )
             )
-        if is_lost:
-            raise Unreachable("the answer got lost")
-        return TAKEN
+        return self._answered(f"make miner {node.name} {slot}", is_lost)
 
     async def write_pool(self, pool: Pool, words: PoolWords) -> CallOutcome:
         self._called(f"status {pool.name}")

@@ -17,11 +17,12 @@ from swingbus_controller.domain.cluster.facts import Pool, PoolMode
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.fleet import orders
 from swingbus_controller.domain.fleet.orders import Mode
+from swingbus_controller.domain.flips.unit_roles import unit_wishes
 from swingbus_controller.domain.site.sitefile import SiteFile
 from swingbus_controller.domain.site.sitefile_parser import parse_site
 from swingbus_controller.domain.site.strict_table import Faults, StrictTable
 from tests.fakes.cluster import FakeCluster
-from tests.fakes.site import BANK, BOOTTIME_ZERO_S, FEEDER, SITE, Agent, Bank, Device, VirtualSite
+from tests.fakes.site import BANK, BOOTTIME_ZERO_S, FEEDER, SITE, Agent, Bank, Crashed, Device, VirtualSite
 
 GPUS = 4
 POOL = Pool(
@@ -163,6 +164,7 @@ class PodSite(VirtualSite):
         self._loop = asyncio.new_event_loop()
         self.mover: PodMover | None = None
         self.is_mover_dead = False
+        self.wrong: list[str] = []
 
     def cluster_state(self) -> ClusterState:
         return self.cluster.state
@@ -173,15 +175,54 @@ class PodSite(VirtualSite):
 
     def step(self) -> None:
         self.cluster.step()
+        miners = {name: self._miners_count(bank) for name, bank in self.banks.items()}
         super().step()
         if self.deciding is not None and self.mover is not None and not self.is_mover_dead:
-            self._loop.run_until_complete(self._move(self.mover))
+            try:
+                self._loop.run_until_complete(self._move(self.mover))
+            except* Crashed:
+                self.kill_controller()
+        self._judge_pods(miners)
 
     async def _move(self, mover: PodMover) -> None:
         if self.cluster.may_write_s() <= 0:
             return
         async with asyncio.TaskGroup() as tasks:
             mover.start_due(tasks)
+
+    # What must never be.
+
+    def _miners_count(self, bank: Bank) -> int:
+        if not bank.site.is_in_cluster:
+            return 0
+        return sum(not pod.is_over for pod in self.cluster.miners_on(bank.site.node))
+
+    def _judge_pods(self, before: dict[str, int]) -> None:
+        now_s = self.clock.s
+        by_gpu: dict[tuple[str, int], set[str]] = {}
+        for process in self.cluster.processes:
+            by_gpu.setdefault((process.node, process.gpu), set()).add(f"{process.pod} {process.uid}")
+        self.wrong += [f"t={now_s:.0f}: {gpu} is shared by {sorted(p)}" for gpu, p in by_gpu.items() if len(p) > 1]
+        self.wrong += [f"t={now_s:.0f}: preempted {each}" for each in self.cluster.preempted]
+        if self.deciding is None:
+            return
+        for name, bank in self.banks.items():
+            count = self._miners_count(bank)
+            if count > before[name] and count > self.mining_units(name):
+                self.wrong.append(f"t={now_s:.0f}: {count} miners on {name}, {self.mining_units(name)} granted")
+
+    def mining_units(self, bank: str) -> int:
+        """Return how many units of a bank shall mine now, open flips counted as they stand."""
+        state = self.state
+        if bank not in state.holdings:
+            return 0
+        wishes = unit_wishes(state.models[bank], state.holdings[bank], state.open_flips(bank))
+        return sum(wish.tenant.value == "mining" for wish in wishes)
+
+    def assert_right(self) -> None:
+        """Fail with the first thing that must never be: a shared GPU, somebody pushed out, a miner that nobody granted, watts."""
+        assert not self.wrong, self.wrong[:3]
+        self.verdicts.assert_clean()
 
     def close(self) -> None:
         """Close the loop that calls ran in."""

@@ -173,29 +173,37 @@ def test_a_customer_in_a_miners_place_is_not_evicted_for_it() -> None:
 
 
 def test_who_is_on_the_way_takes_one_of_the_free_units() -> None:
-    """Unit 1 has a process whose pod is gone; the miner made for unit 0 is not seen by the agent yet: no second one is made."""
+    """The miner made for unit 0 is not seen by the agent yet, unit 1's pod still leaves: there is no second free unit."""
     wishes = [
         UnitWish(unit=0, tenant=Mode.MINING, may_start=True),
         UnitWish(unit=1, tenant=Mode.MINING, may_start=False),
     ]
-    assert pod_moves(wishes, [], unit_size=1) == (MakeMiner(0, ""),)
+    old = NodePod(ref=ref("a"), tenant=Mode.INFERENCE, gpu_count=1, units=frozenset({1}), is_leaving=True)
+    assert pod_moves(wishes, [old], unit_size=1) == (MakeMiner(0, ""),)
     made = NodePod(ref=ref("m0", "mining"), tenant=Mode.MINING, gpu_count=1, slot=0)
-    assert pod_moves(wishes, [made], unit_size=1) == ()
+    assert pod_moves(wishes, [old, made], unit_size=1) == ()
 
 
-def test_one_free_unit_is_not_given_to_both_tenants() -> None:
-    """Units 0 and 1 are told to be free and one of them is taken by a pod on its way: the pod that waits comes, no miner beside it."""
-    waiting, under_way = ref("w"), ref("a")
+def test_nobody_comes_to_a_node_where_a_process_has_outlived_its_pod() -> None:
+    """Kubelet takes both units for free, the agent sees somebody at work on unit 1: whoever came might be given that one."""
+    waiting = NodePod(ref=ref("w"), tenant=Mode.INFERENCE, gpu_count=1, is_gated=True)
     wishes = [
-        UnitWish(unit=0, tenant=Mode.INFERENCE, may_start=True, flip="f", pod=waiting),
+        UnitWish(unit=0, tenant=Mode.INFERENCE, may_start=True, flip="f", pod=waiting.ref),
+        UnitWish(unit=1, tenant=Mode.MINING, may_start=False),
+    ]
+    assert pod_moves(wishes, [waiting], unit_size=1) == ()
+    ended = [wishes[0], replace(wishes[1], may_start=True)]
+    assert pod_moves(ended, [waiting], unit_size=1) == (LiftGate(waiting.ref, "f"), MakeMiner(0, ""))
+
+
+def test_the_one_gpu_that_is_offered_is_not_given_to_both_tenants() -> None:
+    """Of two GPUs one has failed and is offered to nobody: the pod that waits comes, no miner beside it."""
+    waiting = NodePod(ref=ref("w"), tenant=Mode.INFERENCE, gpu_count=1, is_gated=True)
+    wishes = [
+        UnitWish(unit=0, tenant=Mode.INFERENCE, may_start=True, flip="f", pod=waiting.ref),
         UnitWish(unit=1, tenant=Mode.MINING, may_start=True),
-        UnitWish(unit=2, tenant=Mode.INFERENCE, may_start=False),
     ]
-    pods = [
-        NodePod(ref=waiting, tenant=Mode.INFERENCE, gpu_count=1, is_gated=True),
-        NodePod(ref=under_way, tenant=Mode.INFERENCE, gpu_count=1),
-    ]
-    assert pod_moves(wishes, pods, unit_size=1) == (LiftGate(waiting, "f"),)
+    assert pod_moves(wishes, [waiting], unit_size=1, gpu_count=1) == (LiftGate(waiting.ref, "f"),)
 
 
 @dataclass(slots=True)

@@ -17,7 +17,14 @@ from swingbus_controller.app.recording import Recorder
 from swingbus_controller.domain.cluster.blocking import Blockings
 from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, PoolMode
 from swingbus_controller.domain.cluster.placing import BankRoom, Placing, place_pods
-from swingbus_controller.domain.cluster.pod_moves import EvictPod, PodMove, UnitWish, pod_moves
+from swingbus_controller.domain.cluster.pod_moves import (
+    DeleteMiner,
+    EvictPod,
+    MakeMiner,
+    PodMove,
+    UnitWish,
+    pod_moves,
+)
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.fleet import orders
 from swingbus_controller.domain.flips.flip import Direction, Flip, InvalidTransition, Phase
@@ -69,6 +76,9 @@ class ClusterDesk:
         self._wishes: dict[str, list[UnitWish]] = {}
         self._vacancies: dict[str, dict[int, PodRef]] = {}
         self._waiting_owners: set[str] = set()
+        self._ready: dict[str, frozenset[PodRef]] = {}
+        self._ended_miners: dict[str, list[PodRef]] = {}
+        self._looked_s = 0.0
         self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._flips: FlipRunner | None = None
 
@@ -105,9 +115,12 @@ class ClusterDesk:
         """Take in what is there now; called once a round, before flips are moved on."""
         for model in self._models:
             self._see(model, now_s)
+        self._looked_s = now_s
         if not self._cluster.is_synced:
             return
         self.blockings.forget_gone(self._cluster)
+        for name, sight in self.sights.items():
+            self._note_starts_and_ends(name, sight, now_s)
         self._waiting_owners = {p.owner_uid for p in self._cluster.unbound() if p.is_gated and p.owner_uid}
         for name, sight in self.sights.items():
             if name in self._state.holdings:
@@ -127,6 +140,21 @@ class ClusterDesk:
             return
         self._shown[model.name] = (shown, report)
         self.sights[model.name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
+
+    def _note_starts_and_ends(self, name: str, sight: BankSight, now_s: float) -> None:
+        """Take in who has become ready, and miners that are over: nobody but us takes those away, and they hold their names."""
+        if sight.shown.ready - self._ready.get(name, sight.shown.ready):
+            self.blockings.note_started(name)
+            self.blockings.note_started(_miners_of(name))
+        self._ready[name] = sight.shown.ready
+        ended = [pod for pod in self._cluster.pods_on(sight.model.declared.node) if pod.is_over and self._is_ours(pod)]
+        self._ended_miners[name] = [pod.ref for pod in ended if not pod.is_leaving]
+        for pod in ended:
+            self.blockings.note_rejected(_miners_of(name), pod.ref, pod.failure or "it ended", now_s)
+
+    def _is_ours(self, pod: ClusterPod) -> bool:
+        pool = self._cluster.pools.get(pod.miner_pool)
+        return pod.slot is not None and pool is not None and pod.namespace == pool.miner_namespace
 
     def _swap(self, name: str, sight: BankSight) -> None:
         holdings, flips = self._state.holdings[name], self._state.open_flips(name)
@@ -385,11 +413,21 @@ class ClusterDesk:
                 unit_size=sight.model.device_class.unit_size,
                 gpu_count=sight.node.gpu_count,
             )
-            kept = [move for move in moves if not (isinstance(move, EvictPod) and self._is_spared(move.pod))]
+            kept: list[PodMove] = [DeleteMiner(ref) for ref in self._ended_miners.get(name, ())]
+            kept += [move for move in moves if not self._is_put_off(name, move)]
             kept += self._overdue(sight, now_unix_s)
             if kept:
                 due.append(NodeMoves(sight=sight, moves=tuple(dict.fromkeys(kept))))
         return due
+
+    def _is_put_off(self, name: str, move: PodMove) -> bool:
+        match move:
+            case EvictPod(pod=ref):
+                return self._is_spared(ref)
+            case MakeMiner():
+                return self.blockings.is_resting(_miners_of(name), self._looked_s)
+            case _:
+                return False
 
     def _is_spared(self, ref: PodRef) -> bool:
         pod = self._cluster.pod(ref)
@@ -410,6 +448,11 @@ class ClusterDesk:
             and pod.lifted_unix_s is not None
             and now_unix_s - pod.lifted_unix_s > pool.lift_deadline_s
         ]
+
+
+def _miners_of(bank: str) -> str:
+    """Return what rests where miners do not start: customers may start there all the same."""
+    return f"miners of {bank}"
 
 
 def _what_became(pod: ClusterPod | None) -> str:

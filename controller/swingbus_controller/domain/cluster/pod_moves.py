@@ -129,12 +129,8 @@ def pod_moves(
     here = sorted(pods, key=lambda pod: pod.ref.key)
     held = [pod for pod in here if not pod.is_gated]
     miners = [pod for pod in held if pod.tenant is Mode.MINING]
-    # GPUs that anybody has or is on the way to; one that leaves has them until it is gone.
     offered_count = len(wishes) * unit_size if gpu_count is None else min(gpu_count, len(wishes) * unit_size)
-    free_count = offered_count - sum(pod.gpu_count for pod in held)
-    # Who is on the way takes a GPU that is still told to be free: until the agent sees it there, that GPU is nobody else's.
-    unseen_count = sum(max(0, pod.gpu_count - len(pod.units) * unit_size) for pod in held)
-    free_count = min(free_count, sum(wish.may_start for wish in wishes) * unit_size - unseen_count)
+    free_count = _free_count(wishes, held, unit_size, offered_count)
     lifts = _lifts(wishes, here, unit_size, free_count)
     free_count -= sum(pod.gpu_count for pod, _ in lifts)
     return (
@@ -143,6 +139,20 @@ def pod_moves(
         *(LiftGate(pod.ref, flip) for pod, flip in lifts),
         *_miners(wishes, miners, unit_size, free_count),
     )
+
+
+def _free_count(wishes: Sequence[UnitWish], held: Sequence[NodePod], unit_size: int, offered_count: int) -> int:
+    """Return how many GPUs may be given away now: 0 where kubelet could choose one that is not free by evidence."""
+    # What kubelet takes for free: one that leaves has its GPUs until it is gone from the API.
+    unclaimed_count = offered_count - sum(pod.gpu_count for pod in held)
+    # Who is on the way takes a GPU that is still told to be free: until the agent sees it there, that GPU is nobody else's.
+    unseen_count = sum(max(0, pod.gpu_count - len(pod.units) * unit_size) for pod in held)
+    shown_count = sum(wish.may_start for wish in wishes) * unit_size - unseen_count
+    # The rest of a unit that is held in part is free for kubelet, and shown by nobody.
+    rest_count = sum(max(0, len(pod.units) * unit_size - pod.gpu_count) for pod in held)
+    if unclaimed_count - rest_count > shown_count:
+        return 0  # somebody works on a GPU whose pod is gone, or a report is late
+    return min(unclaimed_count, shown_count)
 
 
 def _surplus(wishes: Sequence[UnitWish], miners: Sequence[NodePod], unit_size: int) -> list[NodePod]:
