@@ -245,12 +245,17 @@ def test_agent_reaches_the_controller_by_its_service_name(site: Site) -> None:
     assert "bundle_refused" not in logs and "spool_damaged" not in logs
 
 
-def test_programs_have_the_rights_that_the_chart_says(site: Site) -> None:
-    """The controller is nobody; of the agent what measures is nobody without any right, and there is no token."""
+def _rights(site: Site) -> dict[str, tuple[int, str]]:
+    """Return user and capabilities of each of our programs on the node, by its command."""
     agent = site.pod("agent")["metadata"]["name"]
     seen = json.loads(site.kubectl("exec", agent, "-c", "agent", "--", "/usr/bin/python3", "-c", _LOOK))
     assert seen["token"] is False
-    rights = {words: (user, capabilities) for words, user, capabilities in seen["processes"].values()}
+    return {words: (user, capabilities) for words, user, capabilities in seen["processes"].values()}
+
+
+def test_programs_have_the_rights_that_the_chart_says(site: Site) -> None:
+    """The controller is nobody; of the agent what measures is nobody without any right, and there is no token."""
+    rights = _rights(site)
     main = {words: own for words, own in rights.items() if "swingbus-agent run" in words}
     assert list(main.values()) == [(65532, "0000000000000000")], rights
     controller = {own for words, own in rights.items() if "swingbus-controller run" in words}
@@ -284,3 +289,32 @@ def test_agent_goes_on_from_its_state_folder(site: Site) -> None:
     assert site.pod("agent")["metadata"]["name"] != name
     wait_until(lambda: _connected(site), what="the agent again", timeout_s=60, poll_s=0.5)
     assert "state_lost" not in site.kubectl("logs", "daemonset/swingbus-agent")
+
+
+def test_writing_agent_has_one_right_more_in_its_child_alone(site: Site) -> None:
+    """What measures has none as before; what sets limits is root with SYS_ADMIN and nothing else."""
+    site.helm("upgrade", "swingbus", str(_CHART), "-n", _NAMESPACE, "--reuse-values", "--set", "agent.writes=true")
+    site.rolled_out("daemonset/swingbus-agent")
+    wait_until(lambda: _connected(site), what="the agent again", timeout_s=60, poll_s=0.5)
+    rights = _rights(site)
+    main = [own for words, own in rights.items() if "swingbus-agent run" in words]
+    children = [own for words, own in rights.items() if "swingbus_agent.adapters.privileged" in words]
+    assert main == [(65532, "0000000000000000")], rights
+    assert children and set(children) == {(0, f"{1 << 21:016x}")}, rights
+
+
+def test_node_without_a_bundle_runs_no_agent_and_says_why(site: Site) -> None:
+    """One that is listed but was given no certificate stays at its first step; the others go on."""
+    second = site.cluster.real_nodes[1].name
+    nodes = json.dumps([{"name": plan.name} for plan in site.cluster.real_nodes])
+    options = ("-n", _NAMESPACE, "--reuse-values", "--set-json", f"agent.nodes={nodes}")
+    site.helm("upgrade", "swingbus", str(_CHART), *options)
+
+    def said() -> bool:
+        pods = json.loads(site.kubectl("get", "pods", "-lapp.kubernetes.io/component=agent", "-o", "json"))["items"]
+        names = [pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName") == second]
+        return bool(names) and "cannot read the bundle /etc/swingbus/bundle.toml" in site.kubectl(
+            "logs", names[0], "-c", "join", "--ignore-errors"
+        )
+
+    wait_until(said, what="why there is no agent", timeout_s=60, poll_s=1.0)

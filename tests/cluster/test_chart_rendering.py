@@ -17,7 +17,7 @@ from tests.cluster.pods import make_namespace
 
 pytestmark = pytest.mark.cluster
 _CHART = Path(__file__).parents[2] / "charts" / "swingbus"
-_NAMESPACE = "rendered"
+_NAMESPACE, _RESTRICTED = "rendered", "rendered-restricted"
 _CONTROLLER: dict[str, Any] = {
     "enabled": True,
     "image": {"repository": "example.invalid/swingbus-controller"},
@@ -60,13 +60,21 @@ class Chart:
         items = answer["items"] if answer["kind"] == "List" else [answer]
         return {f"{item['kind']}/{item['metadata']['name']}": item for item in items}
 
+    def try_restricted(self, pod: dict[str, Any]) -> None:
+        """Show a pod to a namespace that takes restricted ones only; its refusal is raised."""
+        words = ("create", "-n", _RESTRICTED, "--dry-run=server", "-f", "-")
+        self._cluster.kubectl(*words, input_text=json.dumps(pod))
+
 
 @pytest.fixture(scope="module")
 def chart(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chart]:
     """Return the chart and a namespace to try it in."""
-    make_namespace(cluster.api, _NAMESPACE)
+    for name in (_NAMESPACE, _RESTRICTED):
+        make_namespace(cluster.api, name)
+    cluster.kubectl("label", "namespace", _RESTRICTED, "pod-security.kubernetes.io/enforce=restricted")
     yield Chart(cluster, tmp_path_factory.mktemp("chart"))
-    cluster.api.delete(f"/api/v1/namespaces/{_NAMESPACE}")
+    for name in (_NAMESPACE, _RESTRICTED):
+        cluster.api.delete(f"/api/v1/namespaces/{name}")
 
 
 def _pod(workload: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +221,39 @@ def test_agent_has_what_it_needs_and_no_way_to_the_api(chart: Chart) -> None:
     writing = _pod(chart.objects(agent={**_AGENT, "writes": True})["DaemonSet/swingbus-agent"])
     added = writing["containers"][0]["securityContext"]["capabilities"]["add"]
     assert added == ["CHOWN", "SETGID", "SETUID", "SYS_ADMIN"]
+
+
+def test_node_that_is_added_restarts_nobody_where_labels_choose(chart: Chart) -> None:
+    """Chosen by name, the names are part of the pod; a changed file is a new pod in any case."""
+
+    def template(**changes: Any) -> dict[str, Any]:
+        found: dict[str, Any] = chart.objects(agent={**_AGENT, **changes})["DaemonSet/swingbus-agent"]["spec"][
+            "template"
+        ]
+        return found
+
+    labels = {"swingbus.io/container": "c07"}
+    more = [*_AGENT["nodes"], {"name": "gpu-3"}]
+    assert template(nodeSelector=labels) == template(nodeSelector=labels, nodes=more)
+    assert template() != template(nodes=more)
+    assert template(nodeSelector=labels) != template(nodeSelector=labels, config='[[bank]]\nname = "h200"\n')
+
+
+def test_controller_is_allowed_where_only_restricted_pods_are(chart: Chart) -> None:
+    """By the API server's own judgement; the agent, which sees its host, is not."""
+    for name, values, refusal in (
+        ("Deployment/swingbus-controller", {"controller": _CONTROLLER}, None),
+        ("DaemonSet/swingbus-agent", {"agent": _AGENT}, "hostPID"),
+    ):
+        template = chart.objects(**values)[name]["spec"]["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": template["spec"]}
+        pod["spec"].pop("serviceAccountName")
+        pod["spec"].pop("serviceAccount")
+        if refusal is None:
+            chart.try_restricted(pod)
+        else:
+            with pytest.raises(SwingbusError, match=refusal):
+                chart.try_restricted(pod)
 
 
 def test_each_node_has_its_own_agent_file(chart: Chart) -> None:
