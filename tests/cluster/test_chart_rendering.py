@@ -122,6 +122,14 @@ def test_missing_value_is_told_with_the_next_step(
     [
         ({"controller": {**_CONTROLLER, "siteConfigMap": "mine"}}, "are both set: keep one"),
         ({"controller": {**_CONTROLLER, "replicas": 2}}, "replicas"),
+        (
+            {"controller": {**_CONTROLLER, "site": "[kubernetes]\n[site]\n"}},
+            'namespace "swingbus-system".*in "rendered"',
+        ),
+        (
+            {"controller": {**_CONTROLLER, "site": '[kubernetes]\nnamespace = "other"\n'}},
+            'write namespace = "rendered"',
+        ),
         ({"controller": {"persistence": {"emptyDir": True}}}, "emptyDir"),
         ({"controller": {"image": {"digest": "sha256:12"}}}, "digest"),
         ({"controller": {"service": {"port": 0}}}, "port"),
@@ -185,6 +193,14 @@ def test_controller_takes_what_is_there_already(chart: Chart) -> None:
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
     assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "my-claim"}
     assert pod["volumes"][1]["configMap"]["name"] == "my-site"
+
+
+def test_controller_that_moves_pods_holds_its_lease_where_its_rights_are(chart: Chart) -> None:
+    """The site file names the release's own namespace; other tables' keys of that name are none of our business."""
+    site = '[kubernetes]\n# ours\nnamespace = "rendered"\n\n[site]\nname = "tx1"\n[other]\nnamespace = "x"\n'
+    pod = _pod(chart.objects(controller={**_CONTROLLER, "site": site})["Deployment/swingbus-controller"])
+    assert pod["serviceAccountName"] == "swingbus-controller"
+    assert pod.get("automountServiceAccountToken", True) is True
 
 
 def test_changed_site_file_makes_a_new_pod(chart: Chart) -> None:

@@ -40,9 +40,18 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Refuses a controller that could not start. */}}
+{{/* Refuses a controller that could not start, or could never write. */}}
 {{- define "swingbus.checkController" -}}
+{{- $namespace := .Release.Namespace }}
 {{- with .Values.controller }}
+{{- if regexMatch "(?m)^\\s*\\[kubernetes\\]" .site }}
+{{- $table := regexFind "(?ms)^\\s*\\[kubernetes\\].*?(^\\s*\\[|\\z)" .site }}
+{{- $line := regexFind "(?m)^\\s*namespace\\s*=\\s*\"[^\"]*\"" $table }}
+{{- $told := ternary (regexReplaceAll ".*\"([^\"]*)\"$" $line "${1}") "swingbus-system" (ne $line "") }}
+{{- if ne $told $namespace }}
+{{- fail (printf "the site file's [kubernetes] has namespace %q (default \"swingbus-system\"), the release is in %q: its lease would be out of reach; write namespace = %q there" $told $namespace $namespace) }}
+{{- end }}
+{{- end }}
 {{- if not .certificates.secretName }}
 {{- fail "controller.certificates.secretName is missing: put ca.pem, server.pem and endpoint.txt of `swingbus-controller init` into a Secret (docs/kubernetes.md) and name it here" }}
 {{- end }}
