@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -20,9 +18,9 @@ from typing import Any, TextIO
 
 from swingbus.bundle import load_bundle
 from swingbus.clock import SystemClock
-from swingbus.faults import InvalidInput, SwingbusError
 from swingbus_sim.kwok_site.agent import NodeAgent
-from swingbus_sim.kwok_site.kubelet import Kubelet, PodFaults, PodView
+from swingbus_sim.kwok_site.control import ControlDesk, inject_at, status_of
+from swingbus_sim.kwok_site.kubelet import Kubelet, PodView
 from swingbus_sim.kwok_site.link import AgentLink
 from swingbus_sim.kwok_site.measures import Sampler
 from swingbus_sim.kwok_site.meter import Meter
@@ -126,7 +124,7 @@ class KwokSite:
         with (self.folder / EVENTS).open("w") as self._events, (self.folder / SAMPLES).open("w") as self._samples:
             socket = self.folder / CONTROL_SOCKET
             socket.unlink(missing_ok=True)
-            server = await asyncio.start_unix_server(self._serve, str(socket))
+            server = await asyncio.start_unix_server(ControlDesk(self).serve, str(socket))
             try:
                 async with asyncio.TaskGroup() as tasks:
                     if self._address is not None:
@@ -149,6 +147,24 @@ class KwokSite:
                 for link in self.links.values():
                     await link.close()
                 socket.unlink(missing_ok=True)
+
+    @property
+    def has_listed(self) -> bool:
+        """Whether every pod that was bound before the start is known."""
+        return self._has_listed
+
+    @property
+    def watch_fault(self) -> str:
+        """Why bound pods are not seen now; empty where they are."""
+        return "" if self._watch is None else self._watch.fault
+
+    def status(self) -> dict[str, Any]:
+        """Return what is true now, for whoever waits for something."""
+        return status_of(self)
+
+    def inject(self, kind: str, node: str, seconds: float = 0.0) -> None:
+        """Let something go wrong at a node, or right again (`heal`); kinds are in `control`."""
+        inject_at(self, kind, node, seconds)
 
     def mark_ready(self) -> None:
         """Leave a file `ready` in the folder, for whoever started this process."""
@@ -230,82 +246,6 @@ class KwokSite:
             self._note("refused", view, self.clock.boottime_s())
             status = {"status": {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": why}}
             await asyncio.to_thread(_patch_status, address, view, json.dumps(status))
-
-    # Control.
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while line := await reader.readline():
-                try:
-                    answer = self._answer(json.loads(line))
-                except (SwingbusError, ValueError, KeyError, TypeError) as error:
-                    answer = {"error": f"{type(error).__name__}: {error}"}
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-
-    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        match request["do"]:
-            case "status":
-                return self.status()
-            case "fault":
-                self.inject(str(request["kind"]), str(request["node"]), float(request.get("seconds", 0.0)))
-                return {}
-            case "stop":
-                self.stop()
-                return {}
-            case other:
-                raise InvalidInput(f"{other!r} is none of status, fault, stop")
-
-    def status(self) -> dict[str, Any]:
-        """Return what is true now, for whoever waits for something."""
-        gpus = [gpu for server in self.servers for gpu in server.gpus]
-        now_s = self.clock.boottime_s()
-        agents = [link.agent for link in self.links.values()]
-        return {
-            "pid": os.getpid(),
-            "has_listed": self._has_listed,
-            "watch_fault": "" if self._watch is None else self._watch.fault,
-            "idle": sum(gpu.tenant is None for gpu in gpus),
-            "mining": sum(gpu.tenant == "mining" for gpu in gpus),
-            "inference": sum(gpu.tenant == "inference" for gpu in gpus),
-            "power_w": sum(server.power_w for server in self.servers),
-            "agents": len(agents),
-            "agents_granted": sum(not agent.holding.is_lapsed(now_s) for agent in agents),
-            "agents_applied": sum(agent.applied is not None for agent in agents),
-            "faults": sorted({link.fault for link in self.links.values() if link.fault})[:5],
-            "refusals": sorted({agent.holding.refusal for agent in agents if agent.holding.refusal})[:5],
-        }
-
-    def inject(self, kind: str, node: str, seconds: float = 0.0) -> None:
-        """Let something go wrong at a node, or right again (`heal`).
-
-        Kinds: outlive (processes live on for `seconds`), stuck (containers do not end), silent (its agent leaves the wire), reboot.
-        """
-        kubelet, now_s = self.kubelets.get(node), self.clock.boottime_s()
-        if kubelet is None:
-            raise InvalidInput(f"no node {node!r} in this plan")
-        link = self.links.get(node)
-        match kind:
-            case "outlive":
-                kubelet.set_faults(PodFaults(outlive_s=seconds), now_s)
-            case "stuck":
-                kubelet.set_faults(PodFaults(never_stops=True), now_s)
-            case "silent" if link is not None:
-                link.go_silent()
-            case "reboot":
-                kubelet.reboot(now_s)
-                if link is not None:
-                    link.reboot()
-            case "heal":
-                kubelet.set_faults(PodFaults(), now_s)
-                if link is not None:
-                    link.come_back()
-            case _:
-                raise InvalidInput(f"{kind!r} is no fault that can be injected here")
 
 
 class _Stopped(Exception):

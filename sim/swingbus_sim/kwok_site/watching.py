@@ -67,7 +67,8 @@ class PodWatch:
         self._changed = changed
         self._closing = threading.Event()
         self._connection: http.client.HTTPSConnection | None = None
-        self.fault = ""
+        self.fault = ""  # why the watch is broken now
+        self.break_count = 0  # how often it broke: what happened meanwhile was seen late
         self._thread = threading.Thread(target=self._run, name="pod-watch", daemon=True)
 
     def start(self) -> None:
@@ -93,6 +94,7 @@ class PodWatch:
             except (OSError, http.client.HTTPException, ValueError, Unreachable) as error:
                 if not self._closing.is_set():
                     self.fault = f"{type(error).__name__}: {error}"
+                    self.break_count += 1
                     time.sleep(_PAUSE_S)
 
     def _list(self) -> str:

@@ -36,7 +36,7 @@ class Nodes:
             asked.connect(str(self._socket))
             asked.sendall(b'{"do": "status"}\n')
             answer: dict[str, Any] = json.loads(asked.makefile().readline())
-        if answer.get("error") or answer["watch_fault"]:
+        if answer.get("error"):
             raise WrongState(f"the nodes' model: {answer}; its log ends:\n{tail(self._log)}")
         return answer
 

@@ -52,9 +52,9 @@ class Witness:
         self._watch.close()
 
     @property
-    def fault(self) -> str:
-        """Why the watch is broken; empty where it is not."""
-        return self._watch.fault
+    def break_count(self) -> int:
+        """How often the watch broke: its times from then on are too late."""
+        return self._watch.break_count
 
     def pods(self, namespace: str) -> list[Seen]:
         """Return every life of every pod of a namespace, also those that are over."""
