@@ -134,6 +134,7 @@ def test_missing_value_is_told_with_the_next_step(
         ({"controller": {"image": {"digest": "sha256:12"}}}, "digest"),
         ({"controller": {"service": {"port": 0}}}, "port"),
         ({"agent": {**_AGENT, "nodes": [{"name": "gpu-1"}, {"name": "gpu-1"}]}}, "gpu-1 twice"),
+        ({"agent": {**_AGENT, "bundles": {"secretName": "b", "onHost": True}}}, "are both set: keep one"),
         ({"agent": {**_AGENT, "config": "writes = true\n"}}, "sets `writes`, which the chart writes"),
         ({"agent": {**_AGENT, "config": "[node]\nrun_as_user = 0\n"}}, r"has a table \[node\]"),
         ({"agent": {"user": 0}}, "user"),
@@ -237,6 +238,13 @@ def test_agent_has_what_it_needs_and_no_way_to_the_api(chart: Chart) -> None:
     writing = _pod(chart.objects(agent={**_AGENT, "writes": True})["DaemonSet/swingbus-agent"])
     added = writing["containers"][0]["securityContext"]["capabilities"]["add"]
     assert added == ["CHOWN", "SETGID", "SETUID", "SYS_ADMIN"]
+
+
+def test_bundle_that_is_on_the_host_needs_no_secret(chart: Chart) -> None:
+    """No key in the cluster, and nothing that runs before the agent."""
+    pod = _pod(chart.objects(agent={**_AGENT, "bundles": {"onHost": True}})["DaemonSet/swingbus-agent"])
+    assert "initContainers" not in pod
+    assert [volume["name"] for volume in pod["volumes"]] == ["config", "state", "pod-resources"]
 
 
 def test_node_that_is_added_restarts_nobody_where_labels_choose(chart: Chart) -> None:

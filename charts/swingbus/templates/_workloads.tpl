@@ -70,7 +70,10 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- if not .nodes }}
 {{- fail "agent.nodes is empty: list the GPU nodes, each by the name that its agent has in the site file and in its certificate" }}
 {{- end }}
-{{- if not .bundles.secretName }}
+{{- if and .bundles.secretName .bundles.onHost }}
+{{- fail "agent.bundles.secretName and agent.bundles.onHost are both set: keep one" }}
+{{- end }}
+{{- if not (or .bundles.secretName .bundles.onHost) }}
 {{- fail "agent.bundles.secretName is missing: put each node's bundle into a Secret as NODE.bundle.toml (docs/kubernetes.md) and name it here" }}
 {{- end }}
 {{- $seen := dict }}
