@@ -126,6 +126,14 @@ class FakeCluster:
         if found is not None:
             self._see(replace(found, is_gated=False))
 
+    def restart_in_place(self, ref: PodRef) -> None:
+        """The containers of a pod end and start again: no gate, no scheduler, the same GPUs."""
+        run, found = self.running[ref], self.state.pod(ref)
+        assert found is not None
+        run.since_s = self.now() + 2.0
+        self.processes = [p for p in self.processes if p.uid != ref.uid]
+        self._see(replace(found, is_ready=False))
+
     def force_delete(self, ref: PodRef, *, lingers_s: float) -> None:
         """Take the object away while its processes live on."""
         self.slow_to_end_s[ref.name] = lingers_s

@@ -82,6 +82,8 @@ class Troubles:
 
     def force_delete(self) -> None:
         """Somebody takes a pod's object away while its process lives."""
+        if any(pod.is_under_way for pod in self.site.cluster.state.pods.values()):
+            return  # kubelet may give its GPU to who was let go a moment before: nobody could know
         if (ref := self._pod()) is not None:
             lingers_s = self.chance.choice([3.0, 15.0, 60.0])
             self._note(f"force-delete {ref}, lives on for {lingers_s:.0f} s")

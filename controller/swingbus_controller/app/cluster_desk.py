@@ -166,7 +166,10 @@ class ClusterDesk:
             vacancies=self._vacancies.get(name),
             is_locked_out=name in self._state.lockouts,
         )
-        swaps = find_swaps(wishes, sight.tenants, held_units=sight.held_units, fixed_units=holdings.charged_units())
+        pods = {u: pod.ref for pod in sight.pods if not pod.is_leaving for u in sight.units.get(pod.key, ())}
+        swaps = find_swaps(
+            wishes, sight.tenants, held_units=sight.held_units, fixed_units=holdings.charged_units(), pods=pods
+        )
         if swaps and self._flips is not None:
             held, changed = swap_roles(holdings, flips, swaps)
             self._recorder.record(*self._flips.swapped_entries(changed, held))
@@ -279,8 +282,12 @@ class ClusterDesk:
         places = sum(w.tenant is Mode.INFERENCE and not w.flip for w in self._wishes[name]) * size
         # Whoever was let go a moment ago has no unit yet, and fills a place all the same.
         here = sum(pod.gpu_count for pod in sight.customers() if pod.ref not in named)
-        left_count = min(len(empty) * size, places - here)
         filled: dict[int, PodRef] = {}
+        for pod, units_count in self._half_placed(name, size):
+            here += units_count * size
+            for _ in range(min(units_count, len(empty)) if pod.is_waiting else 0):
+                filled[empty.pop(0)] = pod.ref
+        left_count = min(len(empty) * size, places - here)
         for pod in self.placing.line.get(name, ()):
             if pod.ref in taken:
                 continue
@@ -296,6 +303,15 @@ class ClusterDesk:
     def let_in(self) -> frozenset[PodRef]:
         """Return waiting pods that get a place of inference that stands empty."""
         return frozenset(ref for places in self._vacancies.values() for ref in places.values())
+
+    def _half_placed(self, name: str, size: int) -> list[tuple[ClusterPod, int]]:
+        """Return pods that flips bring to some of their units only, and how many places that stand empty they take besides."""
+        by_flips: dict[PodRef, int] = {}
+        for flip in self._state.open_flips(name):
+            if flip.pod is not None and flip.aim.mode is Mode.INFERENCE and flip.direction is Direction.FORWARD:
+                by_flips[flip.pod] = by_flips.get(flip.pod, 0) + flip.count
+        pods = [(pod, count) for ref, count in by_flips.items() if (pod := self._cluster.pod(ref)) is not None]
+        return [(pod, (pod.gpu_count - count) // size) for pod, count in pods if pod.gpu_count > count]
 
     # What the planner asks.
 

@@ -208,7 +208,7 @@ def _lifts(
         if pod.gpu_count <= min(room, free_count):
             room -= pod.gpu_count
             free_count -= pod.gpu_count
-            lifted.append((pod, places[0].flip))
+            lifted.append((pod, next((wish.flip for wish in places if wish.flip), "")))
     return lifted
 
 

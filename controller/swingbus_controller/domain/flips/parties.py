@@ -1,8 +1,8 @@
 """Who comes and who leaves with a plan's moves, where devices are held by somebody with a name (pods).
 
 A plan counts devices; pods come and go whole. This room cuts the moves of one bank into parts that each belong to one of them. Refuses to
-know what a party is. Invariants: a unit is in one part at most; a party comes only if all its devices do, and leaves only with all
-its units; who is first in line and fits in the bank is not overtaken there by who asks for less.
+know what a party is. Invariants: a unit is in one part at most; a party comes only if all its devices do, beside those that stand empty for
+it, and leaves only with all its units; who is first in line and fits in the bank is not overtaken there by who asks for less.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s:
     here = [(at, move) for at, move in enumerate(moves) if move.bank == bank.bank and names_parties(move)]
     into = [(at, move) for at, move in here if move.to_mode is Mode.INFERENCE]
     out = [(at, move) for at, move in here if move.from_mode is Mode.INFERENCE]
-    return _let_in(bank, into) | _let_out(bank, out, policy, now_s)
+    # Places of inference that stand empty are too few for the first in line, else it would be there already: they are its own.
+    empty_count = 0 if out else sum(len(party.unit_ids) for party in bank.parties_out if not party.name)
+    return _let_in(bank, into, empty_count) | _let_out(bank, out, policy, now_s)
 
 
-def _let_in(bank: BankView, moves: Sequence[tuple[int, Move]]) -> dict[int, list[Part]]:
+def _let_in(bank: BankView, moves: Sequence[tuple[int, Move]], empty_count: int) -> dict[int, list[Part]]:
     # Units that rest come first: nobody has to leave for them.
     units = [
         (at, unit)
@@ -45,9 +47,10 @@ def _let_in(bank: BankView, moves: Sequence[tuple[int, Move]]) -> dict[int, list
     ]
     found: dict[int, list[Part]] = {at: [] for at, _ in moves}
     for party in bank.parties_in or ():
-        need = party.count // bank.unit_size
-        if need > len(units):
+        need = party.count // bank.unit_size - empty_count
+        if need <= 0 or need > len(units):
             break  # the place is kept for it until enough is free
+        empty_count = 0
         taken, units = units[:need], units[need:]
         for at in dict.fromkeys(at for at, _ in taken):
             ids = tuple(unit for other, unit in taken if other == at)

@@ -71,32 +71,53 @@ def find_swaps(
     *,
     held_units: Collection[int],
     fixed_units: Collection[int] = (),
+    pods: Mapping[int, PodRef] | None = None,
 ) -> list[Swap]:
-    """Return which units have to swap roles so that who stays is where it shall be.
+    """Return which units have to swap roles so that who stays is where it shall be; no unit is in two of them.
 
     Args:
         seen: the tenant of each unit that somebody holds who stays.
         held_units: units that anybody holds, those who leave among them; all others stand empty.
         fixed_units: units that keep their roles.
+        pods: who it is that stays on a unit: a pod that is named gets the places that name it, not another's.
 
     >>> wishes = [UnitWish(unit=0, tenant=Mode.INFERENCE, flip="f"), UnitWish(unit=1, tenant=Mode.STANDBY)]
     >>> find_swaps(wishes, {1: Mode.INFERENCE}, held_units={1})
     [(1, 0)]
     """
+    swaps: list[Swap] = []
+    open_wishes = {wish.unit: wish for wish in wishes if wish.unit not in fixed_units}
+
+    def swap(one: int, two: int) -> None:
+        swaps.append((one, two))
+        del open_wishes[one], open_wishes[two]
+
+    for unit, pod in sorted((pods or {}).items()):
+        wish = open_wishes.get(unit)
+        if wish is None or wish.pod == pod or unit not in seen:
+            continue
+        own = (
+            other.unit
+            for other in sorted(open_wishes.values(), key=lambda each: (each.unit in held_units, each.unit))
+            if other.pod == pod
+            and (pods or {}).get(other.unit) != pod
+            # Whoever is there instead must not come into a wrong place for it.
+            and (other.unit not in held_units or seen.get(other.unit) is wish.tenant)
+        )
+        if (place := next(own, None)) is not None:
+            swap(unit, place)
     vacant: dict[Mode, list[UnitWish]] = {}
-    for wish in wishes:
-        if wish.unit not in held_units and wish.unit not in fixed_units and wish.tenant in WORKING_MODES:
+    for wish in open_wishes.values():
+        # What is kept for somebody with a name is nobody else's.
+        if wish.unit not in held_units and wish.tenant in WORKING_MODES and wish.pod is None:
             vacant.setdefault(wish.tenant, []).append(wish)
     # A place that a flip waits to see filled comes before one that merely stands empty.
     for places in vacant.values():
         places.sort(key=lambda wish: (not wish.flip, wish.unit))
-    swaps: list[Swap] = []
-    for wish in wishes:
+    for wish in list(open_wishes.values()):
         tenant = seen.get(wish.unit)
-        if tenant is None or tenant is wish.tenant or wish.unit in fixed_units:
-            continue
-        if places := vacant.get(tenant, []):
-            swaps.append((wish.unit, places.pop(0).unit))
+        if tenant is not None and tenant is not wish.tenant and (places := vacant.get(tenant, [])):
+            swap(wish.unit, places.pop(0).unit)
     return swaps
 
 
