@@ -193,6 +193,12 @@ def test_pod_on_its_way_is_no_trouble(pod: ClusterPod) -> None:
     assert ready(make_facts(make_bank(pods=(pod,)))).truth is Truth.TRUE
 
 
+def test_owned_pod_that_finds_no_place_keeps_no_reserve() -> None:
+    """However late it is: it is evicted, and its owner makes it again behind the gate."""
+    pod = make_pod("late", lifted_unix_s=NOW_UNIX_S - 600.0, unschedulable="0/9 nodes", owner_uid="r", **STRANDED)
+    assert ready(make_facts(make_bank(pods=(pod,)))).reason == "PodUnschedulable"
+
+
 def test_two_rejections_are_not_yet_a_trouble() -> None:
     """A node that failed twice rests by itself."""
     assert ready(make_facts(make_bank(rejected=Rejected(count=2, last_s=0.0, reason="x")))).truth is Truth.TRUE
@@ -253,6 +259,21 @@ def test_pod_on_its_way_is_served_and_one_whose_flip_lacks_watts_is_not() -> Non
     held_up = demand(make_facts(waiting=(pod,), arriving={pod.ref: "its flip waits for watts (NoHeadroom)"}))
     assert (held_up.truth, held_up.reason) == (Truth.FALSE, "NoWatts")
     assert "NoHeadroom" in held_up.message
+
+
+def test_large_pod_that_has_a_place_in_line_is_on_its_way() -> None:
+    """GPUs of one node are kept for it; without that, no node has room."""
+    pod = make_pod(gpu_count=3)
+    assert demand(make_facts(waiting=(pod,), in_line=frozenset({pod.ref}))).reason == "Arriving"
+    assert demand(make_facts(waiting=(pod,))).reason == "Full"
+
+
+def test_who_should_have_come_by_now_is_told_after_who_cannot() -> None:
+    """Why nobody fetches it is the least known of the two."""
+    late = make_pod("late", made_unix_s=NOW_UNIX_S - 600.0)
+    told = demand(make_facts(waiting=(late, make_pod("odd", node_selector={"zone": "b"}))))
+    assert told.reason == "NoFit"
+    assert told.message.index("customers/odd") < told.message.index("customers/late")
 
 
 def test_of_several_banks_the_obstacle_that_ends_first_is_told() -> None:
