@@ -6,7 +6,8 @@ what it changes of flips and placements is recorded first; nothing is moved for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -16,6 +17,7 @@ from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.recording import Recorder
 from swingbus_controller.domain.cluster.blocking import Blockings
 from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, PoolMode
+from swingbus_controller.domain.cluster.leaving import Leaving
 from swingbus_controller.domain.cluster.placing import BankRoom, Placing, place_pods
 from swingbus_controller.domain.cluster.pod_moves import (
     DeleteMiner,
@@ -75,7 +77,8 @@ class ClusterDesk:
         self.blockings = Blockings()
         self._wishes: dict[str, list[UnitWish]] = {}
         self._vacancies: dict[str, dict[int, PodRef]] = {}
-        self._waiting_owners: set[str] = set()
+        self._waiting_owners: Counter[str] = Counter()
+        self._leaving = Leaving()
         self._ready: dict[str, frozenset[PodRef]] = {}
         self._ended_miners: dict[str, list[PodRef]] = {}
         self._looked_s = 0.0
@@ -121,7 +124,7 @@ class ClusterDesk:
         self.blockings.forget_gone(self._cluster)
         for name, sight in self.sights.items():
             self._note_starts_and_ends(name, sight, now_s)
-        self._waiting_owners = {p.owner_uid for p in self._cluster.unbound() if p.is_gated and p.owner_uid}
+        self._waiting_owners = Counter(p.owner_uid for p in self._cluster.unbound() if p.is_gated and p.owner_uid)
         for name, sight in self.sights.items():
             if name in self._state.holdings:
                 self._swap(name, sight)
@@ -226,9 +229,23 @@ class ClusterDesk:
 
     def _place(self, now_s: float) -> None:
         named = {flip.pod for flip in self._state.open_flips() if flip.pod is not None}
-        rooms = [room for sight in self.sights.values() if (room := self._room(sight, named, now_s)) is not None]
+        leavers: list[PodRef] = []
+        for name, sight in self.sights.items():
+            going = [pod for pod in sight.customers() if pod.is_leaving and pod.ref not in named]
+            self._leaving.note(name, going, now_s)
+            leavers += [pod.ref for pod in going]
+        kept = self._leaving.kept_counts(self._waiting_owners, leavers, now_s)
+        rooms = [room for sight in self.sights.values() if (room := self._room(sight, kept, now_s)) is not None]
         waiting = [pod for pod in self._cluster.unbound() if pod.is_waiting and pod.ref not in named]
         self.placing = place_pods(waiting, rooms, self._cluster.namespaces)
+        open_banks = {room.bank for room in rooms}
+        for name, sight in self.sights.items():
+            if name not in open_banks:
+                # Nobody is sent there, and whoever serves there is served: the rest of the demand is for other banks.
+                inference_class = sight.model.device_class.inference_class
+                used_count = sum(pod.gpu_count for pod in sight.customers() if not pod.is_leaving)
+                self.placing.at_most[name] = used_count
+                self.placing.demand[inference_class] = self.placing.demand.get(inference_class, 0) + used_count
         taken: set[PodRef] = set()
         for name, sight in self.sights.items():
             self._vacancies[name] = self._fill(name, sight, named, taken)
@@ -236,7 +253,7 @@ class ClusterDesk:
             for name, line in self.placing.line.items():
                 self.placing.line[name] = [pod for pod in line if pod.ref not in taken]
 
-    def _room(self, sight: BankSight, named: Collection[PodRef], now_s: float) -> BankRoom | None:
+    def _room(self, sight: BankSight, kept: Mapping[str, int], now_s: float) -> BankRoom | None:
         name = sight.model.name
         holdings = self._state.holdings.get(name)
         if not sight.may_move or sight.node is None or sight.pool is None or holdings is None:
@@ -253,7 +270,7 @@ class ClusterDesk:
             if flip.pod is not None and flip.aim.mode is Mode.INFERENCE and flip.direction is Direction.FORWARD
         }
         promised = [pod for ref in coming if ref not in here and (pod := self._cluster.pod(ref)) is not None]
-        used_count += sum(pod.gpu_count for pod in promised)
+        used_count += sum(pod.gpu_count for pod in promised) + kept.get(name, 0)
         usable_count = sight.model.declared.device_count - len(holdings.charged_units()) * size
         free_count = max(0, min(usable_count, sight.node.gpu_count) - used_count)
         mining_count = sum(pod.gpu_count for pod in sight.pods if not pod.is_leaving and pod.ref not in here)
@@ -343,7 +360,12 @@ class ClusterDesk:
             return view
         pool = sight.pool
         if not sight.may_move or pool is None:
-            return replace(view, pinned_reason=view.pinned_reason or sight.frozen, parties_in=())
+            return replace(
+                view,
+                pinned_reason=view.pinned_reason or sight.frozen,
+                inference_at_most=self.placing.at_most.get(view.bank, 0),
+                parties_in=(),
+            )
         bars = {
             Mode.MINING: not pool.is_mining_enabled or pool.mode is PoolMode.DRAIN,
             Mode.INFERENCE: pool.mode is PoolMode.DRAIN,
@@ -382,11 +404,18 @@ class ClusterDesk:
         return tuple(Party(name=pod.ref.token, count=pod.gpu_count) for pod in (*uninvited, *line))
 
     def _parties_out(self, sight: BankSight, now_s: float) -> tuple[Party, ...]:
-        idle = [
-            wish.unit
-            for wish in self._wishes.get(sight.model.name, ())
-            if wish.tenant is Mode.INFERENCE and not wish.flip and wish.may_start and wish.pod is None
+        name, size = sight.model.name, sight.model.device_class.unit_size
+        # Nobody has them: their pods are gone, even where the GPUs are not seen free yet. Those seen free come first.
+        empty = [
+            wish
+            for wish in self._wishes.get(name, ())
+            if wish.tenant is Mode.INFERENCE and not wish.flip and wish.pod is None
+            if wish.unit not in sight.shown.present_units and wish.unit not in sight.reasons
         ]
+        named = {flip.pod for flip in self._state.open_flips(name)}
+        unseen = [p for p in sight.customers() if not p.is_leaving and p.ref not in named and not sight.units.get(p.key)]
+        coming_count = sum(pod.gpu_count for pod in unseen) // size
+        idle = [wish.unit for wish in sorted(empty, key=lambda wish: not wish.may_start)][coming_count:]
         # Who leaves by itself comes first: nobody else has to.
         leavers = sorted(
             (pod for pod in sight.customers() if pod.is_leaving or self._may_evict(pod, now_s)),
@@ -394,7 +423,7 @@ class ClusterDesk:
             reverse=True,
         )
         held = {pod.ref.token: sorted(sight.units.get(pod.key, ())) for pod in leavers}
-        return parties_of(held, idle, sight.model.device_class.unit_size)
+        return parties_of(held, idle, size)
 
     def _may_evict(self, pod: ClusterPod, now_s: float) -> bool:
         """A workload that waits for more pods is not made smaller: its budget counts those that wait as missing, and would refuse."""

@@ -42,6 +42,10 @@ def why_frozen(
     if not claiming:
         labels = ", ".join(f"{key}={value}" for key, value in sorted(pool.node_selector.items()))
         return f"NodeNotSelected: node {node_name} lacks labels of pool {pool_name}: {labels}"
+    if node.is_unschedulable:
+        return f"NodeCordoned: node {node_name} is cordoned, its pods are somebody else's to move; uncordon it when it may work again"
+    if not node.is_ready:
+        return f"NodeNotReady: the kubelet of node {node_name} does not answer, no pod there can be started or ended; look at its host"
     if pool.mode is PoolMode.ADVISORY:
         return f"Advisory: pool {pool_name} plans and changes nothing; set spec.mode to Auto to let it"
     return ""
