@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from swingbus import __version__
 from swingbus.faults import SwingbusError
 from swingbus_agent.settings import load_settings
 from swingbus_sim.cluster.processes import run
@@ -163,7 +164,7 @@ def test_controller_is_one_restricted_pod_on_a_volume_that_stays(chart: Chart) -
         "capabilities": {"drop": ["ALL"]},
     }
     assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
-    assert container["image"] == "example.invalid/swingbus-controller:0.1.0"
+    assert container["image"] == f"example.invalid/swingbus-controller:{__version__}"
     assert not [volume for volume in pod["volumes"] if "emptyDir" in volume or "hostPath" in volume]
     assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "swingbus-controller"}
     claim = found["PersistentVolumeClaim/swingbus-controller"]

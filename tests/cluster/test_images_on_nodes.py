@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from swingbus import __version__
 from swingbus.faults import InvalidInput, WrongState
 from swingbus_sim.cluster.images import write_base_image
 from swingbus_sim.cluster.loading import load_images
@@ -19,11 +20,15 @@ from tests.cluster.gpus import RESOURCE, NodeGpus, gpus_on_node
 from tests.cluster.pods import is_running, make_namespace, make_pod, wait_gone, wait_pod
 from tests.fakes.gpu_host import gpu_uuid
 from tools.images.build import Built
-from tools.images.recipes import RECIPES, REPOSITORY
+from tools.images.recipes import RECIPES, REPOSITORY, find_recipe
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
 _NAMESPACE = "images"
 _PODS = f"/api/v1/namespaces/{_NAMESPACE}/pods"
+
+
+def _image(name: str) -> str:
+    return find_recipe(name).image
 
 
 @pytest.fixture(scope="module")
@@ -105,29 +110,25 @@ def test_every_image_runs_as_nobody_on_a_read_only_root(gpus: NodeGpus) -> None:
 
 def test_programs_say_what_they_are(gpus: NodeGpus) -> None:
     """As the image starts them, and `swingctl` beside the controller; the agent looks around on a host that has nothing."""
-    agent, controller = (f"{REPOSITORY}/{name}:0.1.0" for name in ("swingbus-agent", "swingbus-controller"))
-    assert _ended(gpus, "agent-version", agent, "--version") == (0, "swingbus-agent 0.1.0\n")
-    assert _ended(gpus, "controller-version", controller, "--version") == (0, "swingbus-controller 0.1.0\n")
+    agent, controller = _image("swingbus-agent"), _image("swingbus-controller")
+    assert _ended(gpus, "agent-version", agent, "--version") == (0, f"swingbus-agent {__version__}\n")
+    assert _ended(gpus, "controller-version", controller, "--version") == (0, f"swingbus-controller {__version__}\n")
     swingctl = _ended(gpus, "swingctl", controller, "--version", command=["/usr/local/bin/swingctl"])
-    assert swingctl == (0, "swingctl 0.1.0\n")
+    assert swingctl == (0, f"swingctl {__version__}\n")
     code, said = _ended(gpus, "agent-check", agent, "check")
     assert code == 0 and "This is what an agent sees here by itself." in said, said
 
 
 def test_agent_sees_the_gpus_it_is_given(gpus: NodeGpus) -> None:
     """Through the driver that the plugin mounts: NVML in a child process of the image's own python."""
-    code, said = _ended(
-        gpus, "agent-gpus", f"{REPOSITORY}/swingbus-agent:0.1.0", "check", resources={"limits": {RESOURCE: "1"}}
-    )
+    code, said = _ended(gpus, "agent-gpus", _image("swingbus-agent"), "check", resources={"limits": {RESOURCE: "1"}})
     assert code == 0 and "NVIDIA H100" in said, said
 
 
 def test_toy_miner_works_until_it_is_deleted(gpus: NodeGpus) -> None:
     """On its one GPU, seen from the host; then that is free."""
     api = gpus.cluster.api
-    pod = make_image_pod(
-        "miner", gpus.plan.name, f"{REPOSITORY}/toy-miner:0.1.0", resources={"limits": {RESOURCE: "1"}}
-    )
+    pod = make_image_pod("miner", gpus.plan.name, _image("toy-miner"), resources={"limits": {RESOURCE: "1"}})
     api.create(_PODS, pod)
     wait_pod(api, f"{_PODS}/miner", is_running, what="ready")
     wait_until(lambda: len(gpus.host.shelf.processes()) == 1, what="work on a GPU", timeout_s=20)
@@ -155,7 +156,7 @@ def test_toy_inference_gets_ready_when_its_weights_are_loaded(gpus: NodeGpus) ->
         "readinessProbe": _probe("/readyz"),
     }
     path = f"{_PODS}/server"
-    api.create(_PODS, make_image_pod("server", gpus.plan.name, f"{REPOSITORY}/toy-inference:0.1.0", **server))
+    api.create(_PODS, make_image_pod("server", gpus.plan.name, _image("toy-inference"), **server))
     wait_pod(api, path, lambda pod: pod["status"]["phase"] == "Running", what="running")
     assert not is_running(api.get(path))
     wait_pod(api, path, is_running, what="ready", timeout_s=40)
@@ -174,7 +175,7 @@ def test_toy_inference_gets_ready_when_its_weights_are_loaded(gpus: NodeGpus) ->
 
 def test_toy_that_was_given_no_gpu_fails(gpus: NodeGpus) -> None:
     """It never pretends to mine."""
-    code, said = _ended(gpus, "without", f"{REPOSITORY}/toy-miner:0.1.0")
+    code, said = _ended(gpus, "without", _image("toy-miner"))
     assert code == 1 and "ask for nvidia.com/gpu" in said
 
 
