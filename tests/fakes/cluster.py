@@ -74,6 +74,7 @@ class FakeCluster:
         self.processes: list[Process] = []
         self.ends: dict[PodRef, float] = {}  # processes of pods that are gone, and when they end
         self.preempted: list[str] = []
+        self.victims: dict[PodRef, list[PodRef]] = {}
         self.evicted: list[str] = []
         self.stories: list[Story] = []
         self.words: dict[str, PoolWords] = {}
@@ -221,16 +222,23 @@ class FakeCluster:
                     self._bind(pod, node)
                     break
             else:
-                victims = [
-                    m
-                    for n in nodes
-                    for m in self.miners_on(n.name)
-                    if m.priority < pod.priority and m.node and not m.is_over
-                ]
-                staying = [m for m in victims if not m.is_leaving]
-                if staying and pod.namespace != self.miner_namespace:
-                    self.preempted.append(f"{staying[0].name} for {pod.name}")
-                    self._tell_to_go(staying[0], GRACE_S)
+                self._preempt(pod, nodes)
+
+    def _preempt(self, pod: ClusterPod, nodes: list[ClusterNode]) -> None:
+        """Push miners out of the first node where that helps; whoever did so waits until they are gone."""
+        if pod.namespace == self.miner_namespace or any(self.state.pod(m) for m in self.victims.get(pod.ref, ())):
+            return
+        for node in nodes:
+            there = [p for p in self.state.pods_on(node.name) if p.node and not p.is_over]
+            staying = [m for m in there if m.priority < pod.priority and not m.is_leaving]
+            missing = pod.gpu_count - (node.gpu_count - sum(p.gpu_count for p in there))
+            if missing > sum(m.gpu_count for m in staying):
+                continue
+            for victim in sorted(staying, key=lambda m: m.key)[:missing]:
+                self.preempted.append(f"{victim.name} for {pod.name}")
+                self.victims.setdefault(pod.ref, []).append(victim.ref)
+                self._tell_to_go(victim, GRACE_S)
+            return
 
     def _fits(self, pod: ClusterPod, node: ClusterNode) -> bool:
         if pod.slot is not None and pod.aimed_at != node.name:

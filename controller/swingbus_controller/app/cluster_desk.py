@@ -99,11 +99,11 @@ class ClusterDesk:
         return PodsSeen() if self._state.models[bank].declared.is_in_cluster else None
 
     def keeps_waiting(self, flip: Flip) -> bool:
-        """Tell whether a flip has to keep its place for a pod that nobody would make again: let go, it may be bound at any moment."""
+        """Tell whether a flip has to keep its place for a pod that nobody would make again: once let go it may start at any moment."""
         if flip.phase is not Phase.STARTING or flip.direction is Direction.UNDO or flip.pod is None:
             return False
         pod = self._cluster.pod(flip.pod)
-        return pod is not None and pod.is_under_way and not pod.owner_uid and not pod.is_leaving
+        return pod is not None and not pod.owner_uid and not (pod.is_gated or pod.is_leaving or pod.is_over)
 
     def times_of(self, bank: str, times: FlipTimes) -> FlipTimes:
         """Return how long a flip of this bank may take: pods may refuse to go for as long as their pool bears it."""
@@ -270,7 +270,7 @@ class ClusterDesk:
             if flip.pod is not None and flip.aim.mode is Mode.INFERENCE and flip.direction is Direction.FORWARD
         }
         promised = [pod for ref in coming if ref not in here and (pod := self._cluster.pod(ref)) is not None]
-        used_count += sum(pod.gpu_count for pod in promised) + kept.get(name, 0)
+        used_count += sum(pod.gpu_count for pod in promised)
         usable_count = sight.model.declared.device_count - len(holdings.charged_units()) * size
         free_count = max(0, min(usable_count, sight.node.gpu_count) - used_count)
         mining_count = sum(pod.gpu_count for pod in sight.pods if not pod.is_leaving and pod.ref not in here)
@@ -281,7 +281,8 @@ class ClusterDesk:
             device_count=sight.model.declared.device_count,
             node=sight.node,
             pool=sight.pool,
-            used_count=used_count,
+            # Who waits may have a place that is kept for who may come: it is no miner's meanwhile, that is all.
+            used_count=used_count + kept.get(name, 0),
             free_count=0 if self.blockings.is_resting(name, now_s) else free_count,
             idle_count=max(0, free_count - mining_count),
         )
@@ -410,15 +411,21 @@ class ClusterDesk:
             wish
             for wish in self._wishes.get(name, ())
             if wish.tenant is Mode.INFERENCE and not wish.flip and wish.pod is None
-            if wish.unit not in sight.shown.present_units and wish.unit not in sight.reasons
+            if wish.unit not in sight.shown.present_units
         ]
+        # A place that somebody without a pod works on, or that nobody can say anything of, is not ours to give: nor does anybody leave
+        # another place for it.
+        unclear = [wish for wish in empty if not wish.may_start and wish.unit in sight.reasons]
+        empty = [wish for wish in empty if wish not in unclear]
         named = {flip.pod for flip in self._state.open_flips(name)}
-        unseen = [p for p in sight.customers() if not p.is_leaving and p.ref not in named and not sight.units.get(p.key)]
+        unseen = [
+            p for p in sight.customers() if not p.is_leaving and p.ref not in named and not sight.units.get(p.key)
+        ]
         coming_count = sum(pod.gpu_count for pod in unseen) // size
         idle = [wish.unit for wish in sorted(empty, key=lambda wish: not wish.may_start)][coming_count:]
         # Who leaves by itself comes first: nobody else has to.
         leavers = sorted(
-            (pod for pod in sight.customers() if pod.is_leaving or self._may_evict(pod, now_s)),
+            (pod for pod in sight.customers() if pod.is_leaving or (not unclear and self._may_evict(pod, now_s))),
             key=lambda pod: (pod.is_leaving, pod.rank),
             reverse=True,
         )

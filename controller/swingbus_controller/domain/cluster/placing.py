@@ -97,7 +97,8 @@ def place_pods(
     lines: dict[tuple[int, ...], list[ClusterPod]] = {}
     for place in places:
         room = place.room
-        placing.at_most[room.bank] = room.used_count + min(place.kept_count + place.small_count, room.free_count)
+        asked_count = min(place.kept_count + place.small_count, room.free_count)
+        placing.at_most[room.bank] = min(room.used_count + asked_count, room.device_count)
         key = tuple(place.groups)
         if key not in lines:
             lines[key] = sorted((pod for number in key for pod in groups[number].pods), key=lambda pod: pod.rank)

@@ -2,7 +2,8 @@
 
 A plan counts devices; pods come and go whole. This room cuts the moves of one bank into parts that each belong to one of them. Refuses to
 know what a party is. Invariants: a unit is in one part at most; a party comes only if all its devices do, beside those that stand empty for
-it, and leaves only with all its units; who is first in line and fits in the bank is not overtaken there by who asks for less.
+it; it leaves only with all its units, and not while who is to go before it stays for its dwell; who is first in line and fits in the bank
+is not overtaken there by who asks for less.
 """
 
 from __future__ import annotations
@@ -62,17 +63,18 @@ def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, 
     found: dict[int, list[Part]] = {at: [] for at, _ in moves}
     parties = list(bank.parties_out)
     for at, move in moves:
-        ripe = {
-            unit
-            for holding in bank.holdings
-            if holding.point == move.from_point
-            and (move.reason is Reason.LIMIT or dwell_left_s(bank, holding, policy, now_s) <= 0)
-            for unit in holding.unit_ids
-        }
+        here = [holding for holding in bank.holdings if holding.point == move.from_point]
+        is_forced = move.reason is Reason.LIMIT
+        ripe = {u for h in here if is_forced or dwell_left_s(bank, h, policy, now_s) <= 0 for u in h.unit_ids}
+        there = {unit for holding in here for unit in holding.unit_ids}
         left_count = move.count
         for party in list(parties):
-            if party.count <= left_count and set(party.unit_ids) <= ripe:
-                left_count -= party.count
+            units = set(party.unit_ids)
+            if party.count > left_count or not units <= there:
+                continue
+            # Who is to go first and may not yet is waited for: nobody else goes in its stead.
+            left_count -= party.count
+            if units <= ripe:
                 parties.remove(party)
                 found[at].append((party.count, party.unit_ids, party.name))
     return found
