@@ -131,11 +131,23 @@ class PodAgent(Agent):
                     holders=holders,
                     workload=unit.workload if holders else "",
                     has_process=working or bool(holders),
-                    reason="kubelet is silent" if self.is_kubelet_silent else "",
+                    reason=self._reason(bank, unit.number, holders),
                 )
             )
         free = tuple(h.unit for h in holdings if not h.holders and not h.has_process)
         return replace(report, unit_holdings=tuple(holdings), released_units=free, failed_workloads=())
+
+    def _reason(self, bank: Bank, unit: int, holders: tuple[str, ...]) -> str:
+        """Return the words that a real agent has for a unit."""
+        if self.is_kubelet_silent:
+            return "kubelet cannot be asked"
+        if holders:
+            return f"held by {', '.join(holders)}"
+        if self.has_process(bank, unit):
+            return "no pod holds it; processes on it"
+        points = () if bank.order is None else bank.order.points
+        is_wanted = any(point.workload and unit in point.units for point in points)
+        return "waits for a pod to be given these GPUs" if is_wanted else ""
 
     def _mode_of(self, bank: Bank, device: Device) -> Mode:
         if not bank.is_gpu or device.is_hung:
