@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ from swingbus_controller.domain.planning.plan import Authority, Shortfall
 from swingbus_controller.ports.cluster import CallAnswer, CallOutcome
 from tests.fakes.pod_site import POOL
 from tests.fakes.reported_site import ReportedSite, settled_reported_site
+from tests.fakes.site import VirtualSite
 
 Settled = Callable[..., ReportedSite]
 
@@ -413,22 +415,51 @@ def test_events_that_wait_are_bounded(settled: Settled) -> None:
     assert len(site.cluster.stories) == MOST_STORIES
 
 
+def test_loop_looks_once_a_second_and_tells_beside_it(settled: Settled) -> None:
+    """Events do not wait for the next look, nor looks for events."""
+    site = settled()
+    site.cluster.stories.clear()
+    slept_s: list[float] = []
+
+    class Stop(Exception):
+        pass
+
+    class Steps:
+        """The site's clock, whose time passes when somebody sleeps."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(site.clock, name)
+
+        async def sleep(self, span_s: float) -> None:
+            slept_s.append(span_s)
+            site.cluster.step()
+            VirtualSite.step(site)
+            await asyncio.sleep(0)
+            if len(slept_s) > 4:
+                raise Stop
+
+    clock: Any = Steps()
+    reporter = PoolReporter(engine=site.engine, cluster=site.cluster, clock=clock)
+    _queue_stories(reporter, 3)
+    before = site.writes_count()
+    with pytest.raises(ExceptionGroup) as ended:
+        site._loop.run_until_complete(reporter.run())
+    assert ended.group_contains(Stop)
+    assert slept_s == [1.0] * 5
+    assert site.writes_count() == before + 1, "a reporter that comes up offers its words once"
+    assert [story.about for story in site.cluster.stories] == ["n0", "n1", "n2"]
+
+
 def _reporter_with(site: ReportedSite, count: int) -> PoolReporter:
     reporter = PoolReporter(engine=site.engine, cluster=site.cluster, clock=site.clock)
-    for number in range(count):
-        reporter._queue(
-            Story(
-                kind="Node",
-                about=f"n{number}",
-                uid=f"u{number}",
-                flip="f",
-                reason="R",
-                action="A",
-                text="t",
-                at_unix_s=1.0,
-            )
-        )
+    _queue_stories(reporter, count)
     return reporter
+
+
+def _queue_stories(reporter: PoolReporter, count: int) -> None:
+    told = {"kind": "Node", "flip": "f", "reason": "R", "action": "A", "text": "t", "at_unix_s": 1.0}
+    for number in range(count):
+        reporter._queue(Story(about=f"n{number}", uid=f"u{number}", **told))  # type: ignore[arg-type]
 
 
 def test_pool_of_another_site_is_left_alone(settled: Settled) -> None:
