@@ -167,7 +167,7 @@ def test_row_of_ci_ours_beside_tuned_priority_class() -> None:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(f"a real control plane: {lack}")
-    row = Row(node_count=50, arrivals=8, limit_ratio=0.9, hold_s=8.0, refill_s=10.0, dwell_s=5.0)
+    row = Row(node_count=50, arrivals=8, limit_ratio=0.9, hold_s=10.0, refill_s=10.0, dwell_s=5.0)
 
     ours, tuned = (run_row(contender, row, print) for contender in (Swingbus(), PriorityClassContender("tuned")))
 

@@ -122,3 +122,35 @@ async def test_pods_that_came_and_went_unseen_are_found_by_the_list(
         await until(lambda: mining(nodes) == 1, "it works")
         await asyncio.to_thread(cluster.api.delete, path)
         await until(lambda: not any(nodes.kubelets[NODE].holders()), "its GPU is free")
+
+
+async def test_sight_comes_back_after_the_api_server_was_killed(cluster_to_break: Cluster, tmp_path: Path) -> None:
+    """Processes live on while nobody answers; what was deleted meanwhile ends, what came is started."""
+    api, processes = cluster_to_break.api, cluster_to_break.processes
+    await asyncio.to_thread(make_namespace, api, MINERS)
+    pods = f"/api/v1/namespaces/{MINERS}/pods"
+    spec = {**make_pod_spec(gated=False), "nodeName": "kwok-001"}
+    nodes = KwokSite(SitePlan(node_count=1, miner_namespace=MINERS), tmp_path, kubeconfig=cluster_to_break.kubeconfig)
+    server = nodes.servers[0]
+
+    def at_work() -> set[str]:
+        return {uid for gpu in server.gpus for uid in gpu.processes}
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(nodes.run())
+        try:
+            first = await asyncio.to_thread(api.create, pods, make_pod("first", spec))
+            await until(lambda: at_work() == {first["metadata"]["uid"]}, "it works")
+
+            await asyncio.to_thread(processes.end, "kube-apiserver")
+            await until(lambda: bool(nodes.status()["watch_fault"]), "the watch is broken")
+            assert at_work() == {first["metadata"]["uid"]}
+            await asyncio.to_thread(processes.restart, "kube-apiserver")
+            await until(api.is_ready, "the API server is back", timeout_s=60.0)
+            await asyncio.to_thread(api.delete, f"{pods}/first")
+            second = await asyncio.to_thread(api.create, pods, make_pod("second", spec))
+
+            await until(lambda: at_work() == {second["metadata"]["uid"]}, "the second works alone", timeout_s=60.0)
+            assert nodes.status()["watch_fault"] == ""
+        finally:
+            nodes.stop()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.client import HTTPException
+from http.client import HTTPException, HTTPSConnection
 from threading import Barrier, local
 from typing import Any
 
@@ -86,6 +86,7 @@ class Writer:
     def __init__(self, cluster: Cluster) -> None:
         self._address = ApiAddress(cluster.kubeconfig)
         self._local = local()
+        self._connections: list[HTTPSConnection] = []
         self._pool = ThreadPoolExecutor(max_workers=_WRITERS, thread_name_prefix="writer")
         self.warm()
 
@@ -100,8 +101,10 @@ class Writer:
         list(self._pool.map(look, range(_WRITERS)))
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and close their connections."""
         self._pool.shutdown()
+        for connection in self._connections:
+            connection.close()
 
     def create_all(self, path: str, bodies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Create objects, about as many at a time as there are connections; raise for the first that is refused."""
@@ -131,8 +134,10 @@ class Writer:
         return result
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
-        connection = getattr(self._local, "connection", None) or self._address.connect()
-        self._local.connection = connection
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._address.connect()
+            self._connections.append(connection)
         try:
             payload = None if body is None else json.dumps(body)
             connection.request(method, path, payload, {"Content-Type": "application/json"})

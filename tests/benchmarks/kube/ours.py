@@ -58,10 +58,10 @@ class Swingbus:
     @contextmanager
     def standing(self, stage: Stage) -> Iterator[Standing]:
         cluster, plan, folder = stage.cluster, stage.plan, stage.folder
-        _install_chart(cluster)
+        install_chart(cluster)
         make_namespace(cluster, INFERENCE_NAMESPACE, {"swingbus.io/power-gate": "enabled"})
         make_namespace(cluster, MINERS)
-        kubeconfig = _account_kubeconfig(cluster, folder)
+        kubeconfig = account_kubeconfig(cluster, folder)
         bundles = make_authority(folder, plan.nodes)
         site = folder / "site.toml"
         more = f'\n[kubernetes]\nkubeconfig = "{kubeconfig}"\n'
@@ -125,7 +125,8 @@ class Swingbus:
         return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod_spec()}
 
 
-def _install_chart(cluster: Cluster) -> None:
+def install_chart(cluster: Cluster) -> None:
+    """Install the chart and return when its policies are in force."""
     helm = (str(cluster.tools.path("helm")), f"--kubeconfig={cluster.kubeconfig}")
     run((*helm, "upgrade", "--install", "swingbus", str(CHART), "-n", SYSTEM, "--create-namespace"), timeout_s=120.0)
     make_namespace(cluster, "probe", {"swingbus.io/power-gate": "enabled"})
@@ -143,7 +144,7 @@ def _install_chart(cluster: Cluster) -> None:
     wait_until(injects, what="the policy injects the gate", timeout_s=30.0)
 
 
-def _account_kubeconfig(cluster: Cluster, folder: Path) -> Path:
+def account_kubeconfig(cluster: Cluster, folder: Path) -> Path:
     """Write a kubeconfig of the controller's own service account: it has the chart's rights and no more."""
     path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{ACCOUNT}/token"
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86_400}}

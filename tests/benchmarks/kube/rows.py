@@ -15,9 +15,9 @@ class Row:
 
     Args:
         arrivals: inference pods that are posted at the same moment, one GPU each.
-        repeats: how often such a group comes; the next only after the one before was bound.
-        hold_s: how long all stay before they leave; refill_s: how long is looked at after that.
-        bind_timeout_s: how long a group is waited for; what is not bound by then is told as such.
+        repeats: how often such a group comes, every `every_s`, whether the one before was served or not.
+        hold_s: how long after that all stay before they leave; refill_s: how long is looked at then. So the measured stretch is as
+            long for everybody, and who serves late has less to show for it.
     """
 
     node_count: int
@@ -25,9 +25,9 @@ class Row:
     limit_ratio: float
     repeats: int = 1
     seed: int = 1
-    hold_s: float = 15.0
+    every_s: float = 8.0
+    hold_s: float = 20.0
     refill_s: float = 20.0
-    bind_timeout_s: float = 60.0
     dwell_s: float = 10.0
 
     @property
@@ -39,6 +39,11 @@ class Row:
     def gpu_count(self) -> int:
         """All GPUs of the site."""
         return self.node_count * self.plan.gpus_per_node
+
+    @property
+    def stay_s(self) -> float:
+        """From the first arrival until all leave."""
+        return self.repeats * self.every_s + self.hold_s
 
     @property
     def title(self) -> str:
@@ -83,10 +88,10 @@ class Result:
 
     Args:
         bound, running: POST to bound, and to its process on a GPU.
-        all_bound_s: per group, first POST to the last pod bound; None for a group that was not all bound in time.
+        all_bound_s: per group, first POST to the last pod bound; None for a group that was not all bound when it left.
         victim_told, victim_gone, victim_released: first POST of the group to a miner that is told to end, whose pod is gone, and of
             which no process is on any GPU.
-        unbound: pods that were not bound in time.
+        unbound: pods that left without having been bound.
         killed: miners whose process ran and was ended by force while inference came; killed_in_dwell: of those, before they ran so long.
         totals: watts and GPU-seconds of the whole stretch; watched_s its length; baseline_w the mean just before it.
         api_writes: by verb and resource, of everybody.

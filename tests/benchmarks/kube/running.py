@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from swingbus.faults import TimedOut, WrongState
-from swingbus_sim.cluster.processes import wait_until
+from swingbus.faults import WrongState
 from swingbus_sim.kwok_site.measures import total
 from tests.benchmarks.figure import check
 from tests.benchmarks.kube.accounting import ApiWrites, Usage, control_plane_pids
@@ -23,7 +22,6 @@ from tests.benchmarks.kube.witness import Process, Seen, Witness, now_s, read_pr
 
 _PODS = f"/api/v1/namespaces/{INFERENCE_NAMESPACE}/pods"
 _BASELINE_S = 5.0
-_BETWEEN_S = 3.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,30 +86,28 @@ def _measure(
     usage, writes, from_s = Usage(pids), ApiWrites(stage.cluster), now_s()
     groups: list[Group] = []
     for number in range(row.repeats):
-        if number:
-            time.sleep(_BETWEEN_S)
+        _sleep_until(from_s + number * row.every_s)
         groups.append(_arrive(contender, stage, number))
-        _wait_bound(groups[-1], witness, row.bind_timeout_s)
-    say(f"{contender.name}: {len(groups)} groups came; they stay for {row.hold_s:.0f} s")
-    time.sleep(row.hold_s)
+    say(f"{contender.name}: {len(groups)} groups came; they stay until {row.stay_s:.0f} s")
+    _sleep_until(from_s + row.stay_s)
     leaving_s = now_s()
     uids = [uid for group in groups for uid in group.posted_s]
     stage.writer.each(lambda uid: _delete(stage, witness, uid), uids)
-    time.sleep(row.refill_s)
-    to_s = now_s()
+    to_s = from_s + row.stay_s + row.refill_s
+    _sleep_until(to_s + 0.5)  # its last second is written down by then
     check(not witness.break_count, f"the witness's watch broke {witness.break_count} times: what it saw is late")
     samples = nodes.samples(from_s, to_s)
     check(len(samples) >= 0.9 * (to_s - from_s) - 2, f"{len(samples)} samples in {to_s - from_s:.0f} s")
     baseline = nodes.samples(from_s - _BASELINE_S, from_s)
     processes = read_processes(nodes.events)
     victims = _victims(witness.pods(stage.plan.miner_namespace), processes, from_s, leaving_s)
-    bound = _bound(groups, witness)
+    bound = _bound(groups, witness, leaving_s)
     return Result(
         contender=contender.name,
         row=row,
         bound=Spread.of(list(bound.values())),
         running=Spread.of(_running(groups, processes)),
-        all_bound_s=tuple(_all_bound(group, witness) for group in groups),
+        all_bound_s=tuple(_all_bound(group, bound) for group in groups),
         victim_told=_since_first([seen.ending_s for seen, _ in victims], groups),
         victim_gone=_since_first([seen.gone_s for seen, _ in victims], groups),
         victim_released=_since_first([process.ended_s for _, process in victims], groups),
@@ -141,16 +137,8 @@ def _arrive(contender: Contender, stage: Stage, number: int) -> Group:
     return Group(posted_s=posted)
 
 
-def _wait_bound(group: Group, witness: Witness, timeout_s: float) -> None:
-    """Return when the whole group is bound, or the time is over: that is a result, too."""
-
-    def is_bound() -> bool:
-        return all((seen := witness.find(uid)) is not None and seen.bound_s is not None for uid in group.posted_s)
-
-    try:
-        wait_until(is_bound, what="all are bound", timeout_s=timeout_s, poll_s=0.05)
-    except TimedOut:
-        return
+def _sleep_until(at_s: float) -> None:
+    time.sleep(max(0.0, at_s - now_s()))
 
 
 def _delete(stage: Stage, witness: Witness, uid: str) -> None:
@@ -160,21 +148,20 @@ def _delete(stage: Stage, witness: Witness, uid: str) -> None:
     stage.writer.send("DELETE", f"{_PODS}/{seen.name}", None)
 
 
-def _bound(groups: list[Group], witness: Witness) -> dict[str, float]:
+def _bound(groups: list[Group], witness: Witness, leaving_s: float) -> dict[str, float]:
     """Return POST to bound by uid; a bind that was seen before its POST was answered took no time."""
     took: dict[str, float] = {}
     for group in groups:
         for uid, posted_s in group.posted_s.items():
             seen = witness.find(uid)
-            if seen is not None and seen.bound_s is not None:
+            if seen is not None and seen.bound_s is not None and seen.bound_s < leaving_s:
                 took[uid] = max(0.0, seen.bound_s - posted_s)
     return took
 
 
-def _all_bound(group: Group, witness: Witness) -> float | None:
-    found = [witness.find(uid) for uid in group.posted_s]
-    times = [seen.bound_s for seen in found if seen is not None and seen.bound_s is not None]
-    return None if len(times) < len(group.posted_s) else round(max(times) - group.first_s, 3)
+def _all_bound(group: Group, bound: dict[str, float]) -> float | None:
+    moments = [posted_s + bound[uid] for uid, posted_s in group.posted_s.items() if uid in bound]
+    return None if len(moments) < len(group.posted_s) else round(max(moments) - group.first_s, 3)
 
 
 def _running(groups: list[Group], processes: dict[str, Process]) -> list[float]:
