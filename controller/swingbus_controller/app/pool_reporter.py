@@ -17,7 +17,7 @@ import structlog
 
 from swingbus.clock import Clock
 from swingbus.faults import SwingbusError, WrongState
-from swingbus_controller.app.cluster_sights import BankSight
+from swingbus_controller.app.cluster_sights import NO_PERMIT, BankSight
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.pool_seeing import PoolMemory, see_pools
 from swingbus_controller.app.pool_stories import ended_unix_s, path_of, story_of_flip, story_of_move
@@ -118,7 +118,7 @@ class PoolReporter:
     async def report(self) -> None:
         """Look once, and write what has changed."""
         now_s, now_unix_s = self._clock.boottime_s(), self._clock.now().timestamp()
-        if not self._cluster.state.is_synced or self._is_starting(now_s):
+        if not self._cluster.state.is_synced or self._is_too_early(now_s):
             return
         seen = see_pools(self._engine, self._cluster.state, self._memory, now_s=now_s, now_unix_s=now_unix_s)
         words = {facts.pool.name: (facts.pool, pool_words(facts, fits)) for facts, fits in seen}
@@ -132,10 +132,11 @@ class PoolReporter:
             if self._cluster.may_write_s() > 0 and self._is_due(pool, told, now_s):
                 await self._write(pool, told, now_s)
 
-    def _is_starting(self, now_s: float) -> bool:
-        """Tell whether agents have not had the time to report: a status that says so would be wrong a second later."""
+    def _is_too_early(self, now_s: float) -> bool:
+        """Tell whether what is seen of banks is only that we have just begun: a status that says so would be wrong a second later."""
         state, banks = self._engine.state, self._engine.desk.sights
-        if not banks:
+        # A bank that was last seen without the permit is seen again in a moment: no status says that nothing may be written.
+        if not banks or any(sight.frozen == NO_PERMIT for sight in banks.values()):
             return True
         reports = (self._engine.report_of(name) for name in banks)
         is_heard = all(report is not None and report.epoch == state.ledger.epoch for report in reports)

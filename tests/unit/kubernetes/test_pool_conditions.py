@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -421,6 +422,38 @@ def test_words_are_as_the_definition_in_the_cluster_allows() -> None:
     for each in words.conditions:
         assert re.fullmatch(r"[A-Z][A-Za-z]{0,63}|Reason0", each.reason), each.reason
         assert len(each.message) <= 4096, (each.type, len(each.message))
+
+
+def test_every_reason_is_in_the_manual_and_the_manual_knows_no_other() -> None:
+    """Who looks a reason up finds it; a reason that is gone is not looked for."""
+    repository = Path(__file__).parents[3]
+    told = [repository / "controller" / "swingbus_controller" / path for path in _TELLING]
+    words = {
+        node.value.partition(":")[0]
+        for path in told
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    reasons = {word for word in words if re.fullmatch(r"([A-Z][a-z]+)+", word)} - _NO_REASONS
+    manual = (repository / "docs" / "kubernetes.md").read_text()
+    section = manual.partition("## What a pool says")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([A-Z][A-Za-z]+)[`=]", section)) - _CONDITIONS
+    assert len(reasons) > 50
+    assert sorted(reasons - named - _CONDITIONS) == []
+    assert sorted(named - reasons) == []
+
+
+_TELLING = (
+    "domain/cluster/pool_conditions.py",
+    "domain/cluster/pool_status.py",
+    "domain/cluster/pool_demand.py",
+    "domain/cluster/pool_facts.py",
+    "domain/cluster/pool_checks.py",
+    "app/pool_stories.py",
+)
+_CONDITIONS = {"Ready", "WithinLimit", "DemandServed", "DrainBlocked", "AgentsReporting", "GateEnforced", "Curtailed"}
+# Kinds and actions; and a pool that does not exist says nothing.
+_NO_REASONS = {"Node", "Pod", "CapacityPool", "LiftGate", "Evict", "DeleteMiner", "MakeMiner", "Flip", "PoolMissing"}
 
 
 def test_every_command_that_words_name_exists() -> None:
