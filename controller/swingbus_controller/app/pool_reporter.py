@@ -118,12 +118,14 @@ class PoolReporter:
     async def report(self) -> None:
         """Look once, and write what has changed."""
         now_s, now_unix_s = self._clock.boottime_s(), self._clock.now().timestamp()
-        if not self._cluster.state.is_synced or self._is_too_early(now_s):
+        if not self._cluster.state.is_synced:
             return
         seen = see_pools(self._engine, self._cluster.state, self._memory, now_s=now_s, now_unix_s=now_unix_s)
         words = {facts.pool.name: (facts.pool, pool_words(facts, fits)) for facts, fits in seen}
         if self._gauges is not None:
             self._gauges.show_pools({name: told for name, (_, told) in words.items()}, now_unix_s)
+        if self._is_too_early(now_s):
+            return
         self._take_flips()
         for uid in self._written.keys() - {pool.uid for pool, _ in words.values()}:
             self._written.pop(uid, None)
