@@ -124,6 +124,7 @@ class ClusterDesk:
         self.blockings.forget_gone(self._cluster)
         for name, sight in self.sights.items():
             self._note_starts_and_ends(name, sight, now_s)
+        self._note_failures(now_s)
         self._waiting_owners = Counter(p.owner_uid for p in self._cluster.unbound() if p.is_gated and p.owner_uid)
         for name, sight in self.sights.items():
             if name in self._state.holdings:
@@ -146,14 +147,33 @@ class ClusterDesk:
 
     def _note_starts_and_ends(self, name: str, sight: BankSight, now_s: float) -> None:
         """Take in who has become ready, and miners that are over: nobody but us takes those away, and they hold their names."""
-        if sight.shown.ready - self._ready.get(name, sight.shown.ready):
+        if begun := sight.shown.ready - self._ready.get(name, sight.shown.ready):
             self.blockings.note_started(name)
             self.blockings.note_started(_miners_of(name))
+            for pod in sight.pods:
+                if pod.ref in begun:
+                    self.blockings.note_started(_workload(pod.owner_uid))
         self._ready[name] = sight.shown.ready
         ended = [pod for pod in self._cluster.pods_on(sight.model.declared.node) if pod.is_over and self._is_ours(pod)]
         self._ended_miners[name] = [pod.ref for pod in ended if not pod.is_leaving]
         for pod in ended:
             self.blockings.note_rejected(_miners_of(name), pod.ref, pod.failure or "it ended", now_s)
+
+    def _note_failures(self, now_s: float) -> None:
+        """Take in pods that were let go and did not get ready in time: the next of their workload would most likely do the same."""
+        for flip in self._state.open_flips():
+            if flip.pod is None or flip.direction is not Direction.UNDO or flip.aim.mode is not Mode.INFERENCE:
+                continue
+            pod, cause = self._cluster.pod(flip.pod), flip.undo_cause or ""
+            if pod is not None and pod.owner_uid and cause.startswith((Phase.STARTING.value, Phase.VERIFYING.value)):
+                self.blockings.note_rejected(_workload(pod.owner_uid), pod.ref, cause, now_s)
+
+    def resting_words(self, pod: ClusterPod) -> str:
+        """Return why nobody of a pod's workload is let go just now, empty where nothing speaks against it."""
+        known = self.blockings.rejected.get(_workload(pod.owner_uid))
+        if known is None or not self.blockings.is_resting(_workload(pod.owner_uid), self._looked_s):
+            return ""
+        return f"{known.count} of its workload did not get ready ({known.reason}); the next is let go after a rest"
 
     def _is_ours(self, pod: ClusterPod) -> bool:
         pool = self._cluster.pools.get(pod.miner_pool)
@@ -236,7 +256,11 @@ class ClusterDesk:
             leavers += [pod.ref for pod in going]
         kept = self._leaving.kept_counts(self._waiting_owners, leavers, now_s)
         rooms = [room for sight in self.sights.values() if (room := self._room(sight, kept, now_s)) is not None]
-        waiting = [pod for pod in self._cluster.unbound() if pod.is_waiting and pod.ref not in named]
+        waiting = [
+            pod
+            for pod in self._cluster.unbound()
+            if pod.is_waiting and pod.ref not in named and not self.resting_words(pod)
+        ]
         self.placing = place_pods(waiting, rooms, self._cluster.namespaces)
         open_banks = {room.bank for room in rooms}
         for name, sight in self.sights.items():
@@ -500,6 +524,11 @@ class ClusterDesk:
             and pod.lifted_unix_s is not None
             and now_unix_s - pod.lifted_unix_s > pool.lift_deadline_s
         ]
+
+
+def _workload(owner_uid: str) -> str:
+    """Return what rests where pods of one workload do not get ready: others may come there."""
+    return f"workload {owner_uid}"
 
 
 def _miners_of(bank: str) -> str:
