@@ -53,6 +53,7 @@ class PodFaults:
 
     outlive_s: float = 0.0  # a process lives on for so long after its container was declared ended
     never_stops: bool = False  # a container does not end when told to
+    rejects: str = ""  # why no pod that comes from now on is taken, as with a device plugin that is gone
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,6 +153,9 @@ class Kubelet:
         self.timeline.at(self._down_until_s, come_up)
 
     def _admit(self, view: PodView, now_s: float) -> str:
+        if self.faults.rejects:
+            self._refused.add(view.uid)
+            return self.faults.rejects
         taken = {index for held in self._pods.values() for index in held.gpus}
         free = [index for index in range(len(self.server.gpus)) if index not in taken]
         if len(free) < view.gpu_count:
