@@ -9,13 +9,14 @@ Invariant: claims now + flips that start now never exceed a feeder; with every w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.flips.boot_axis import BootAxis
 from swingbus_controller.domain.flips.flip import Flip, new_flip
-from swingbus_controller.domain.flips.parties import Part, assign_parties, has_parties, names_parties
+from swingbus_controller.domain.flips.parties import Part, assign_parties, names_parties
 from swingbus_controller.domain.planning.packing import EPSILON_W, Headroom
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
@@ -29,7 +30,7 @@ from swingbus_controller.domain.planning.plan import (
 )
 from swingbus_controller.domain.planning.planner import bank_claim_w, dwell_left_s
 from swingbus_controller.domain.planning.points import DeviceKind, Mode
-from swingbus_controller.domain.planning.policy import FlipTimes
+from swingbus_controller.domain.planning.policy import FlipTimes, Policy
 
 
 class RefusalCode(StrEnum):
@@ -100,9 +101,7 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
     admitted: list[AdmittedFlip] = []
     refused: list[Refusal] = []
     moves = sorted(plan.moves, key=_order)
-    parties = {
-        bank.bank: assign_parties(bank, moves, plan.policy, now_s) for bank in view_now.banks if has_parties(bank)
-    }
+    parties = _parties(view_now, moves, plan.policy, now_s)
     for at, move in enumerate(moves):
         is_safety = move.reason is Reason.LIMIT
         refusal = _refusal(move, banks.get(move.bank), view_now, plan, now_s)
@@ -155,6 +154,19 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
     return Admission(
         basis_revision=plan.basis_revision, revision=view_now.revision, admitted=tuple(admitted), refused=tuple(refused)
     )
+
+
+def _parties(view: PlanView, moves: Sequence[Move], policy: Policy, now_s: float) -> dict[str, dict[int, list[Part]]]:
+    """Return the parts of each bank's moves; who may come to several banks comes to one of them."""
+    found: dict[str, dict[int, list[Part]]] = {}
+    placed: set[str] = set()
+    for bank in sorted(view.banks, key=lambda each: each.bank):
+        if bank.parties_in is None:
+            continue
+        waiting = tuple(party for party in bank.parties_in if party.name not in placed)
+        found[bank.bank] = assign_parties(replace(bank, parties_in=waiting), moves, policy, now_s)
+        placed |= {name for parts in found[bank.bank].values() for _, _, name in parts}
+    return found
 
 
 def flip_of(

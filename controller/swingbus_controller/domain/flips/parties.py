@@ -19,11 +19,6 @@ from swingbus_controller.domain.planning.policy import Policy
 Part = tuple[int, tuple[str, ...], str]
 
 
-def has_parties(bank: BankView) -> bool:
-    """Return whether those who use this bank are known by name."""
-    return bank.parties_in is not None
-
-
 def names_parties(move: Move) -> bool:
     """Return whether somebody comes into or leaves inference with a move."""
     return move.is_mode_flip and Mode.INFERENCE in (move.from_mode, move.to_mode)

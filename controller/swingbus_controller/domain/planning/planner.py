@@ -64,7 +64,9 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
     best = Outcome.run(view, banks, needs, worth, forced, now_s)
 
     moves = best.moves(stay)
-    if stay.fits and not best.serves_more_firm_than(stay) and moves:
+    barred = {bank.bank: bank.barred_points for bank in banks}
+    has_to_leave = any(move.from_point in barred[move.bank] for move in moves)
+    if stay.fits and not has_to_leave and not best.serves_more_firm_than(stay) and moves:
         gain = (best.margin - stay.margin) * policy.expected_hold_s / SECONDS_PER_HOUR
         if gain <= sum(m.cost_usd for m in moves):
             best, moves = stay, ()  # rounding ate the gain: nothing is worth moving for (S4)
