@@ -7,12 +7,12 @@ restart. Invariant: an agent that is silent, or that obeys another epoch, is ask
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swingbus_controller.app.cluster_sights import BankSight
 from swingbus_controller.app.engine import SiteEngine
-from swingbus_controller.domain.cluster.facts import PodRef, Pool
+from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, Pool
 from swingbus_controller.domain.cluster.pool_demand import Fit, find_fits, find_homeless
 from swingbus_controller.domain.cluster.pool_facts import (
     BankFacts,
@@ -20,11 +20,13 @@ from swingbus_controller.domain.cluster.pool_facts import (
     FeederFacts,
     PoolFacts,
 )
+from swingbus_controller.domain.cluster.pool_words import GpuCounts
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.fleet.orders import UnitHolding
 from swingbus_controller.domain.flips.flip import Flip, WattState
 from swingbus_controller.domain.flips.gpu_shares import blind_words, gpu_counts, unit_shares, unnamed_units
-from swingbus_controller.domain.flips.no_more import why_no_more
+from swingbus_controller.domain.flips.no_more import PlanReasons
+from swingbus_controller.domain.flips.placement import BankModel, Holdings
 from swingbus_controller.domain.planning.plan import Authority
 from swingbus_controller.domain.power.bank import BankState
 
@@ -41,6 +43,25 @@ class PoolMemory:
 
     unnamed_since_s: dict[tuple[str, int], float] = field(default_factory=dict)
     no_miners: dict[str, tuple[float, str]] = field(default_factory=dict)
+    plan_reasons: PlanReasons = field(default_factory=lambda: PlanReasons(None, None))
+    gpus: dict[str, tuple[object, GpuCounts]] = field(default_factory=dict)
+
+    def reasons_of(self, engine: SiteEngine) -> PlanReasons:
+        """Return what the newest plan keeps out of banks."""
+        if self.plan_reasons.plan is not engine.plan or self.plan_reasons.admission is not engine.admission:
+            self.plan_reasons = PlanReasons(engine.plan, engine.admission)
+        return self.plan_reasons
+
+    def count_gpus(
+        self, model: BankModel, holdings: Holdings | None, flips: Sequence[Flip], seen: tuple[UnitHolding, ...]
+    ) -> GpuCounts:
+        """Return a bank's GPUs by what they do; counted anew only when something has changed."""
+        shown = (holdings, tuple(flips), seen)
+        known = self.gpus.get(model.name)
+        if known is None or known[0] != shown:
+            known = (shown, gpu_counts(model, unit_shares(model, holdings, flips, seen)))
+            self.gpus[model.name] = known
+        return known[1]
 
     def note_no_miner(self, bank: str, words: str, now_s: float) -> None:
         """Take that a miner was refused."""
@@ -75,7 +96,7 @@ def see_pools(
     pools = [p for p in cluster.pools.values() if p.site == state.site.name or p.name in named]
     waiting = tuple(sorted((pod for pod in cluster.unbound() if pod.is_waiting), key=lambda pod: pod.rank))
     arriving = _arriving(engine, now_s)
-    in_line = frozenset(pod.ref for line in desk.placing.line.values() for pod in line)
+    in_line = _in_line(engine, waiting)
     banks_of = {pool.name: _banks(engine, pool, memory, now_s) for pool in pools}
     fits_of = {name: find_fits(waiting, banks) for name, banks in banks_of.items()}
     homeless = find_homeless(waiting, list(fits_of.values()))
@@ -136,7 +157,7 @@ def _bank(engine: SiteEngine, sight: BankSight, pool: Pool, memory: PoolMemory, 
         node=sight.model.declared.node,
         device_count=sight.model.declared.device_count,
         unit_size=sight.model.device_class.unit_size,
-        gpus=gpu_counts(sight.model, unit_shares(sight.model, holdings, flips, seen)),
+        gpus=memory.count_gpus(sight.model, holdings, flips, seen),
         cluster_node=sight.node,
         frozen=sight.frozen,
         pods=sight.pods,
@@ -144,13 +165,25 @@ def _bank(engine: SiteEngine, sight: BankSight, pool: Pool, memory: PoolMemory, 
         blind=blind_words(seen),
         unnamed=memory.stay(name, unnamed_units(seen, flips), now_s),
         is_overdrawing=bank_state is BankState.DISOBEYING,
-        barred=why_no_more(engine.plan, engine.admission, name, pool),
+        barred=memory.reasons_of(engine).of(name, pool),
         lockout="" if lockout is None else f"{lockout.author}: {lockout.reason}",
         failed_flips=() if holdings is None else tuple(charge.flip for charge in holdings.charges),
         rejected=rejected,
         is_resting=engine.desk.blockings.is_resting(name, now_s),
         no_miners=memory.why_no_miners(name, now_s) if pool.is_mining_enabled else "",
     )
+
+
+def _in_line(engine: SiteEngine, waiting: Sequence[ClusterPod]) -> frozenset[PodRef]:
+    """Return pods of more than one unit that a bank has room for.
+
+    Who asks for one unit is in the line of every bank it fits, and nobody asks whether it is: thousands of places are passed over.
+    """
+    if all(pod.gpu_count == 1 for pod in waiting):
+        return frozenset()
+    sizes = {name: model.device_class.unit_size for name, model in engine.state.models.items()}
+    lines = engine.desk.placing.line.items()
+    return frozenset(pod.ref for bank, line in lines for pod in line if pod.gpu_count > sizes[bank])
 
 
 def _arriving(engine: SiteEngine, now_s: float) -> dict[PodRef, str]:

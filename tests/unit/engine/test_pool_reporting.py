@@ -17,7 +17,7 @@ from swingbus_controller.domain.cluster.facts import PodRef, PoolMode
 from swingbus_controller.domain.cluster.pool_facts import Bar
 from swingbus_controller.domain.cluster.pool_words import GpuCounts, PoolWords, Story, Truth
 from swingbus_controller.domain.flips.flip import Phase
-from swingbus_controller.domain.flips.no_more import why_no_more
+from swingbus_controller.domain.flips.no_more import PlanReasons
 from swingbus_controller.domain.planning.plan import Authority, Shortfall
 from swingbus_controller.ports.cluster import CallAnswer, CallOutcome
 from tests.fakes.pod_site import POOL
@@ -526,18 +526,18 @@ def test_price_that_does_not_pay_is_why_nobody_more_comes(settled: Settled, pric
     site.cluster.deploy("chat", 1)
     site.run(15)
     plan, admission = site.engine.plan, site.engine.admission
-    told_now = why_no_more(plan, admission, "gpu1/gpus", POOL)
+    told_now = PlanReasons(plan, admission).of("gpu1/gpus", POOL)
     assert told_now.bar is Bar.NOT_WORTH and "swingctl plan why-not gpu1/gpus inference" in told_now.words
     assert plan is not None
     full = Shortfall(inference_class="h100", reservation=None, device_count=1.0, reason="feeder grid is full")
-    assert why_no_more(replace(plan, shortfalls=(full,)), admission, "gpu1/gpus", POOL).bar is Bar.NO_WATTS
+    assert PlanReasons(replace(plan, shortfalls=(full,)), admission).of("gpu1/gpus", POOL).bar is Bar.NO_WATTS
 
 
 def test_bank_that_was_not_taken_over_takes_nobody(settled: Settled) -> None:
     """No plan yet, or one without this bank."""
     site = settled()
     for plan, bank in ((None, "gpu1/gpus"), (site.engine.plan, "gpu9/gpus")):
-        assert why_no_more(plan, None, bank, POOL).bar is Bar.UNAVAILABLE
+        assert PlanReasons(plan, None).of(bank, POOL).bar is Bar.UNAVAILABLE
 
 
 def test_pod_s_ref_is_what_its_story_is_about(settled: Settled) -> None:

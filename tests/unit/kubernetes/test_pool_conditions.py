@@ -297,6 +297,14 @@ def test_each_obstacle_is_told_with_its_own_pods() -> None:
     assert "customers/odd1, customers/odd2 (2 GPUs)" in second
 
 
+def test_pods_of_one_workload_cost_one_look() -> None:
+    """Hundreds may wait at hundreds of banks, and the loop that looks is the one that protects."""
+    waiting = [make_pod(f"chat-{number}") for number in range(50)] + [make_pod("big", gpu_count=2)]
+    fits = find_fits(waiting, [make_bank(f"n{number}") for number in range(50)])
+    assert len({id(fit) for fit in fits.values()}) == 2
+    assert all(len(fit.banks) == 50 for fit in fits.values())
+
+
 def test_nobody_waits_where_nobody_is_served() -> None:
     """Pods of namespaces that the pool does not serve, or that are not enrolled, are not its business."""
     picky = replace(POOL, namespace_needs=(LabelNeed(key="tier", operator="In", values=("gold",)),))

@@ -83,7 +83,8 @@ def demand_served(facts: PoolFacts, waiting: Sequence[ClusterPod], fits: Mapping
     """
     if not waiting:
         return _condition(Truth.TRUE, "Served", "nobody waits behind the gate")
-    barred = [(pod, _why_waits(pod, facts, fits[pod.ref])) for pod in waiting]
+    reasons = _Reasons(facts)
+    barred = [(pod, reasons.of(pod, fits[pod.ref])) for pod in waiting]
     late = [pair for pair in barred if pair[1].bar is not Bar.ARRIVING or _is_late(pair[0], facts)]
     if not late:
         return _condition(Truth.TRUE, Bar.ARRIVING, f"on the way: {_pods(waiting)}")
@@ -103,31 +104,43 @@ def _is_late(pod: ClusterPod, facts: PoolFacts) -> bool:
     return facts.now_unix_s - pod.made_unix_s > _SOON_S
 
 
-def _why_waits(pod: ClusterPod, facts: PoolFacts, fit: Fit) -> Barred:
-    if pod.gang:
-        words = f"{pod.gang}, and pods that only start together are not supported yet: take them out of the enrolled namespace"
-        return Barred(bar=Bar.GANG_UNSUPPORTED, words=words)
-    if pod.queue:
-        words = f"queue {pod.queue} holds quota while we hold the gate: take the queue's label away, or leave the namespace unenrolled"
-        return Barred(bar=Bar.QUEUE_UNSUPPORTED, words=words)
-    held_up = facts.arriving.get(pod.ref)
-    if held_up is not None:
-        return Barred(bar=Bar.NO_WATTS if held_up else Bar.ARRIVING, words=held_up or "a flip brings them")
-    if fit.why:
-        return Barred(bar=Bar.NO_FIT, words=f"{fit.why}; correct the pod, or label a node so that it fits")
-    found = (_why_not_here(pod, facts, bank) for bank in fit.banks)
-    return min(found, key=lambda each: _ORDER[each.bar])
+class _Reasons:
+    """Why pods wait; what hinders those that fit the same banks is looked at once."""
+
+    def __init__(self, facts: PoolFacts) -> None:
+        self._facts = facts
+        self._known: dict[tuple[int, int, bool], Barred] = {}
+
+    def of(self, pod: ClusterPod, fit: Fit) -> Barred:
+        """Return why a pod waits; `ARRIVING` where it will not for long."""
+        if pod.gang:
+            words = f"{pod.gang}, and pods that only start together are not supported yet: take them out of the enrolled namespace"
+            return Barred(bar=Bar.GANG_UNSUPPORTED, words=words)
+        if pod.queue:
+            words = f"queue {pod.queue} holds quota while we hold the gate: take the queue's label away, or leave the namespace unenrolled"
+            return Barred(bar=Bar.QUEUE_UNSUPPORTED, words=words)
+        held_up = self._facts.arriving.get(pod.ref)
+        if held_up is not None:
+            return Barred(bar=Bar.NO_WATTS if held_up else Bar.ARRIVING, words=held_up or "a flip brings them")
+        if fit.why:
+            return Barred(bar=Bar.NO_FIT, words=f"{fit.why}; correct the pod, or label a node so that it fits")
+        has_place = pod.ref in self._facts.in_line
+        key = (id(fit), pod.gpu_count, has_place)
+        if key not in self._known:
+            found = (_why_not_here(pod.gpu_count, has_place, self._facts, bank) for bank in fit.banks)
+            self._known[key] = min(found, key=lambda each: _ORDER[each.bar])
+        return self._known[key]
 
 
-def _why_not_here(pod: ClusterPod, facts: PoolFacts, bank: BankFacts) -> Barred:
+def _why_not_here(gpu_count: int, has_place: bool, facts: PoolFacts, bank: BankFacts) -> Barred:
     if bank.frozen or facts.below_control:
         return Barred(bar=Bar.POOL_NOT_READY, words="nothing is moved here: see condition Ready")
     if bank.is_resting:
         return Barred(bar=Bar.NODE_RESTS, words=f"node {bank.node} could not start pods and is left alone for a while")
     if bank.barred is not None and bank.barred.bar is not Bar.ARRIVING:
         return bank.barred
-    if pod.gpu_count > bank.unit_size and pod.ref not in facts.in_line:
-        return Barred(bar=Bar.FULL, words=f"no node has {pod.gpu_count} GPUs that inference does not hold already")
+    if gpu_count > bank.unit_size and not has_place:
+        return Barred(bar=Bar.FULL, words=f"no node has {gpu_count} GPUs that inference does not hold already")
     return Barred(bar=Bar.ARRIVING, words="they fit and nothing seems to be in the way: see swingctl plan show")
 
 

@@ -119,7 +119,7 @@ class PoolFacts:
         granted_w, reserved_w: of its banks: what they may draw, and what flips under way need beyond it.
         waiting: every pod of the cluster that only our gate holds, first in line first.
         arriving: of them, those that a flip or an empty place brings, each with why its flip is held up, empty where nothing holds it.
-        in_line: of them, those that a bank has room for.
+        in_line: of them, those of more than one unit that a bank has room for.
         homeless: of them, those that fit no pool at all.
         namespaces: labels of enrolled namespaces.
         blocked: pods here that a disruption budget keeps.

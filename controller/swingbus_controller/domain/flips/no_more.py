@@ -15,19 +15,37 @@ from swingbus_controller.domain.planning.points import Mode
 _UNDECIDED = Barred(bar=Bar.ARRIVING, words="the next plan gives them a place")
 
 
-def why_no_more(plan: Plan | None, admission: Admission | None, bank: str, pool: Pool) -> Barred:
-    """Return what keeps more pods out of a bank; `ARRIVING` where nothing does."""
-    view = None if plan is None else next((each for each in plan.view.banks if each.bank == bank), None)
-    if plan is None or view is None:
-        return Barred(bar=Bar.UNAVAILABLE, words=f"bank {bank} was not taken over yet: its agent has to report")
-    if pool.mode is PoolMode.DRAIN:
-        return Barred(bar=Bar.POOL_NOT_READY, words="spec.mode is Drain: pods leave and none is let in")
-    if view.availability not in PLANNABLE:
-        return _unavailable(view)
-    refusals = () if admission is None else admission.refused
-    refused = next((r for r in refusals if r.move.bank == bank and r.move.to_mode is Mode.INFERENCE), None)
-    told = None if refused is None else _of_refusal(refused, view, pool)
-    return told or _of_plan(plan, view, pool)
+class PlanReasons:
+    """What keeps more pods out of each bank under one plan; looked at once for each bank."""
+
+    def __init__(self, plan: Plan | None, admission: Admission | None) -> None:
+        self.plan = plan
+        self.admission = admission
+        self._views = {} if plan is None else {view.bank: view for view in plan.view.banks}
+        self._refused: dict[str, Refusal] = {}
+        for refusal in () if admission is None else admission.refused:
+            if refusal.move.to_mode is Mode.INFERENCE:
+                self._refused.setdefault(refusal.move.bank, refusal)
+        self._known: dict[tuple[str, str, str], Barred] = {}
+
+    def of(self, bank: str, pool: Pool) -> Barred:
+        """Return what keeps more pods out of a bank; `ARRIVING` where nothing does."""
+        key = (bank, pool.uid, pool.revision)
+        if key not in self._known:
+            self._known[key] = self._look(bank, pool)
+        return self._known[key]
+
+    def _look(self, bank: str, pool: Pool) -> Barred:
+        view = self._views.get(bank)
+        if self.plan is None or view is None:
+            return Barred(bar=Bar.UNAVAILABLE, words=f"bank {bank} was not taken over yet: its agent has to report")
+        if pool.mode is PoolMode.DRAIN:
+            return Barred(bar=Bar.POOL_NOT_READY, words="spec.mode is Drain: pods leave and none is let in")
+        if view.availability not in PLANNABLE:
+            return _unavailable(view)
+        refused = self._refused.get(bank)
+        told = None if refused is None else _of_refusal(refused, view, pool)
+        return told or _of_plan(self.plan, view, pool)
 
 
 def _unavailable(view: BankView) -> Barred:
