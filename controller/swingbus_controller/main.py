@@ -57,6 +57,7 @@ from swingbus_controller.checking import describe
 from swingbus_controller.domain.fleet.fleet import Fleet
 from swingbus_controller.domain.planning.market import MarketBook
 from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.gate_commands import mount as mount_gate
 from swingbus_controller.pki_commands import mount as mount_pki
 from swingbus_controller.settings import Configuration, load_configuration
 
@@ -401,6 +402,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_config(check)
     check.set_defaults(run=_check)
     mount_pki(commands)
+    mount_gate(commands)
     return parser
 
 
