@@ -32,6 +32,7 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
             node_count=node_count,
             arrivals=arrivals,
             limit_ratio=percent / 100.0,
+            nodes_per_meter=options.nodes_per_meter,
             repeats=options.repeats if arrivals == 1 else 1,
             seed=seed,
         )
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--nodes", type=int, nargs="+", default=[50], help="KWOK nodes, 8 GPUs each")
     top.add_argument("--arrivals", type=int, nargs="+", default=[8], help="inference pods that come at once")
     top.add_argument("--limits", type=float, nargs="+", default=[90.0], help="percent of nameplate")
+    top.add_argument("--nodes-per-meter", type=int, default=1, help="1: a PDU branch each; more: a rack")
     top.add_argument("--repeats", type=int, default=20, help="how many single arrivals, one after another")
     top.add_argument("--seeds", type=int, nargs="+", default=[1])
     top.add_argument("--contenders", nargs="+", choices=sorted(CONTENDERS), default=["ours", "tuned"])

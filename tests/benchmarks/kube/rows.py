@@ -15,6 +15,7 @@ class Row:
 
     Args:
         arrivals: inference pods that are posted at the same moment, one GPU each.
+        nodes_per_meter: nodes that one meter measures together; it only concerns who needs meters.
         repeats: how often such a group comes, every `every_s`, whether the one before was served or not.
         hold_s: how long after that all stay before they leave; refill_s: how long is looked at then. So the measured stretch is as
             long for everybody, and who serves late has less to show for it.
@@ -23,6 +24,7 @@ class Row:
     node_count: int
     arrivals: int
     limit_ratio: float
+    nodes_per_meter: int = 1
     repeats: int = 1
     seed: int = 1
     every_s: float = 8.0
@@ -33,7 +35,7 @@ class Row:
     @property
     def plan(self) -> SitePlan:
         """The site."""
-        return SitePlan(node_count=self.node_count, limit_ratio=self.limit_ratio)
+        return SitePlan(node_count=self.node_count, limit_ratio=self.limit_ratio, nodes_per_meter=self.nodes_per_meter)
 
     @property
     def gpu_count(self) -> int:
@@ -49,7 +51,8 @@ class Row:
     def title(self) -> str:
         """For a table."""
         times = f" x {self.repeats}" if self.repeats > 1 else ""
-        return f"{self.node_count} nodes, {self.arrivals}{times} arrive, {100 * self.limit_ratio:.0f} %"
+        meters = f", {self.nodes_per_meter} nodes to a meter" if self.nodes_per_meter > 1 else ""
+        return f"{self.node_count} nodes, {self.arrivals}{times} arrive, {100 * self.limit_ratio:.0f} %{meters}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

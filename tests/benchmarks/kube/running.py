@@ -22,6 +22,7 @@ from tests.benchmarks.kube.witness import Process, Seen, Witness, now_s, read_pr
 
 _PODS = f"/api/v1/namespaces/{INFERENCE_NAMESPACE}/pods"
 _BASELINE_S = 5.0
+_AT_REST_S = 20.0  # a meter has shown the last miner's watts: a site that has just been filled is not what is measured
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,13 +70,13 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 def _fill(contender: Contender, stage: Stage, standing: Standing, say: Callable[[str], None]) -> None:
-    """Let miners run everywhere, longer than the dwell, before anything is counted."""
+    """Let miners run everywhere, longer than the dwell and until nothing is settling, before anything is counted."""
     count = contender.miner_count(stage.row)
     contender.start_miners(stage)
     timeout_s = 120.0 + 0.5 * stage.row.gpu_count
     standing.nodes.wait(lambda seen: seen["mining"] == count, what=f"{count} GPUs mine", timeout_s=timeout_s)
     say(f"{contender.name}: {count} of {stage.row.gpu_count} GPUs mine")
-    time.sleep(stage.row.dwell_s + _BASELINE_S)
+    time.sleep(max(stage.row.dwell_s, _AT_REST_S) + _BASELINE_S)
 
 
 def _measure(
