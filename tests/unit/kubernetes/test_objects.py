@@ -99,9 +99,37 @@ def test_a_pod_is_read_whole() -> None:
     assert seen.gates == ("x", "swingbus.io/power")
     assert seen.is_deleting
     assert seen.is_ready
-    assert seen.spec.affinity is not None
+    assert seen.spec.affinity is not None and seen.spec.affinity.named_nodes == frozenset()
     assert seen.spec.priority == -10
     assert seen.metadata.owner_references[0].controller
+
+
+@pytest.mark.parametrize(
+    ("terms", "names"),
+    [
+        ([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}], {"n1"}),
+        (
+            [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [n]}]} for n in ("n1", "n2")],
+            {"n1", "n2"},
+        ),
+        (
+            [
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]},
+                {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
+            ],
+            set(),
+        ),
+        ([{"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["n1"]}]}], set()),
+        ([], set()),
+    ],
+    ids=["one, as a DaemonSet's pods have", "either of two", "one of them or a label", "not that one", "none"],
+)
+def test_nodes_that_a_pod_names_are_the_only_ones(terms: list[Any], names: set[str]) -> None:
+    """Terms are alternatives: one that names nobody leaves every node open, as far as we can read."""
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    seen = pod(spec={"affinity": {"nodeAffinity": required}})
+    assert seen.spec.affinity is not None
+    assert seen.spec.affinity.named_nodes == names
 
 
 def test_devices_are_counted_as_the_scheduler_does() -> None:

@@ -83,7 +83,7 @@ def to_pod(pod: Pod, *, resource: str, gate: str) -> ClusterPod | None:
         slot=int(slot) if slot.isascii() and slot.isdecimal() and len(slot) < 6 else None,
         flip=meta.annotations.get(FLIP_MARK, ""),
         lifted_unix_s=unix_s(meta.annotations.get(LIFTED_MARK)),
-        has_affinity=spec.affinity is not None,
+        only_nodes=frozenset() if spec.affinity is None else spec.affinity.named_nodes,
         node_selector=spec.node_selector,
         tolerations=tuple(
             Toleration(key=each.key, operator=each.operator, value=each.value, effect=each.effect)

@@ -60,8 +60,47 @@ class KubeObject(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
         return self.metadata.deletion_timestamp is not None
 
 
-class Presence(Struct, frozen=True, gc=False):
-    """Something is set; what, is not ours to read."""
+class FieldNeed(Struct, frozen=True, gc=False, kw_only=True):
+    """What a field of a node has to be."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class NodeTerm(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
+    """One way to be the right node; its needs of labels are the scheduler's to read."""
+
+    match_fields: tuple[FieldNeed, ...] = ()
+
+
+class NodeTerms(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
+    """Ways to be the right node, of which one is enough."""
+
+    node_selector_terms: tuple[NodeTerm, ...] = ()
+
+
+class NodeAffinity(Struct, frozen=True, gc=False, kw_only=True):
+    """Which nodes a pod may be on."""
+
+    required: NodeTerms | None = field(default=None, name="requiredDuringSchedulingIgnoredDuringExecution")
+
+
+class Affinity(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
+    """What a pod wants beside it. Of it only nodes that are named are ours to read: a DaemonSet's pods name one each."""
+
+    node_affinity: NodeAffinity | None = None
+
+    @property
+    def named_nodes(self) -> frozenset[str]:
+        """Return the only nodes that it may be on, empty where that is not said by name."""
+        required = None if self.node_affinity is None else self.node_affinity.required
+        terms = () if required is None else required.node_selector_terms
+        names = [
+            [need.values for need in term.match_fields if (need.key, need.operator) == ("metadata.name", "In")]
+            for term in terms
+        ]
+        return frozenset(name for found in names for each in found for name in each) if all(names) else frozenset()
 
 
 class Condition(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
@@ -113,7 +152,7 @@ class PodSpec(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     scheduling_gates: tuple[Gate, ...] = ()
     node_name: str = ""
     node_selector: dict[str, str] = field(default_factory=dict)
-    affinity: Presence | None = None
+    affinity: Affinity | None = None
     tolerations: tuple[PodToleration, ...] = ()
     priority: int = 0
     scheduler_name: str = ""

@@ -93,7 +93,7 @@ class ClusterPod:
         queue: name of a queue (Kueue) that holds quota for it.
         miner_pool, slot: of a miner that we made: its pool and its number on the node.
         flip: the mark of the flip that lifted or made it; lifted_unix_s: when that was, by our wall clock.
-        has_affinity: it has affinity terms, which only the scheduler reads.
+        only_nodes: nodes that it names by affinity, empty for any; of other affinity terms only the scheduler knows.
     """
 
     namespace: str
@@ -121,7 +121,7 @@ class ClusterPod:
     slot: int | None = None
     flip: str = ""
     lifted_unix_s: float | None = None
-    has_affinity: bool = False
+    only_nodes: frozenset[str] = frozenset()
     node_selector: Mapping[str, str] = field(default_factory=_nothing)
     tolerations: tuple[Toleration, ...] = ()
     # Which life this is; asked for with every look at every pod, so made once.
@@ -253,6 +253,8 @@ def why_not_on(pod: ClusterPod, node: ClusterNode) -> str:
         return f"node {node.name} is cordoned"
     if not node.is_ready:
         return f"node {node.name} is not ready"
+    if pod.only_nodes and node.name not in pod.only_nodes:
+        return f"it names {', '.join(sorted(pod.only_nodes)[:3])} and may run nowhere else"
     for key, value in pod.node_selector.items():
         if node.labels.get(key) != value:
             return f"node {node.name} has no label {key}={value}"

@@ -114,7 +114,7 @@ def _grouped(
     groups: dict[tuple[object, ...], _Group] = {}
     for pod in waiting:
         selector = tuple(sorted(pod.node_selector.items()))
-        key = (pod.namespace, pod.gpu_count, pod.gang, pod.queue, selector, pod.tolerations)
+        key = (pod.namespace, pod.gpu_count, pod.gang, pod.queue, selector, pod.tolerations, pod.only_nodes)
         group = groups.get(key)
         if group is None:
             fitting, why = _fitting(pod, places, namespaces)

@@ -33,7 +33,7 @@ def find_fits(pods: Iterable[ClusterPod], banks: Sequence[BankFacts]) -> dict[Po
     known: dict[object, Fit] = {}
     fits: dict[PodRef, Fit] = {}
     for pod in pods:
-        wish = (pod.gpu_count, frozenset(pod.node_selector.items()), pod.tolerations)
+        wish = (pod.gpu_count, frozenset(pod.node_selector.items()), pod.tolerations, pod.only_nodes)
         if wish not in known:
             known[wish] = _fit(pod, banks)
         fits[pod.ref] = known[wish]
