@@ -83,7 +83,11 @@ class ReportedSite(PodSite):
 def settled_reported_site(**options: Any) -> ReportedSite:
     """Return a reported site that has adopted everything and come to rest."""
     made = ReportedSite(**options)
-    made.start_controller()
-    assert made.run(300, lambda: made.clock.s > BOOTTIME_ZERO_S + 60 and made.is_quiet()), made.explain()
-    made.run(20)
+    try:
+        made.start_controller()
+        assert made.run(300, lambda: made.clock.s > BOOTTIME_ZERO_S + 60 and made.is_quiet()), made.explain()
+        made.run(20)
+    except BaseException:
+        made.close()
+        raise
     return made

@@ -83,7 +83,7 @@ def story_of_move(
                 flip=miner_flip,
                 reason="MinerStopped",
                 action="DeleteMiner",
-                text=f"miner {ref} was told to leave{_for(miner_flip, ': mining shall hold fewer GPUs here')}",
+                text=f"miner {ref} was told to leave{_for(miner_flip, ': it had ended, or mining shall hold fewer GPUs here')}",
                 once_for=ref.uid,
             )
         case MakeMiner(slot=slot, flip=flip), CallAnswer.TAKEN:
