@@ -97,6 +97,7 @@ def see_pools(
     waiting = tuple(sorted((pod for pod in cluster.unbound() if pod.is_waiting), key=lambda pod: pod.rank))
     arriving = _arriving(engine, now_s)
     in_line = _in_line(engine, waiting)
+    resting = {pod.ref: words for pod in waiting if (words := engine.desk.resting_words(pod))}
     banks_of = {pool.name: _banks(engine, pool, memory, now_s) for pool in pools}
     fits_of = {name: find_fits(waiting, banks) for name, banks in banks_of.items()}
     homeless = find_homeless(waiting, list(fits_of.values()))
@@ -120,6 +121,7 @@ def see_pools(
             waiting=waiting,
             arriving=arriving,
             in_line=in_line,
+            resting=resting,
             homeless=homeless,
             namespaces=cluster.namespaces,
             blocked={

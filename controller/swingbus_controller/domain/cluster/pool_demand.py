@@ -124,6 +124,8 @@ class _Reasons:
             return Barred(bar=Bar.NO_WATTS if held_up else Bar.ARRIVING, words=held_up or "a flip brings them")
         if fit.why:
             return Barred(bar=Bar.NO_FIT, words=f"{fit.why}; correct the pod, or label a node so that it fits")
+        if resting := self._facts.resting.get(pod.ref):
+            return Barred(bar=Bar.NOT_READY, words=f"{resting}: look at its events and its image")
         has_place = pod.ref in self._facts.in_line
         key = (id(fit), pod.gpu_count, has_place)
         if key not in self._known:

@@ -31,6 +31,7 @@ class Bar(StrEnum):
     DWELL = "Dwell"
     FLIP_LIMIT = "FlipLimit"
     NODE_RESTS = "NodeRests"
+    NOT_READY = "NotReady"
     PINNED = "Pinned"
     NOT_WORTH = "NotWorth"
     UNAVAILABLE = "Unavailable"
@@ -120,7 +121,7 @@ class PoolFacts:
         waiting: every pod of the cluster that only our gate holds, first in line first.
         arriving: of them, those that a flip or an empty place brings, each with why its flip is held up, empty where nothing holds it.
         in_line: of them, those of more than one unit that a bank has room for.
-        homeless: of them, those that fit no pool at all.
+        homeless: of them, those that fit no pool at all. resting: those whose workload rests, with why.
         namespaces: labels of enrolled namespaces.
         blocked: pods here that a disruption budget keeps.
         below_control: the site's authority, where it lets nothing be moved.
@@ -138,6 +139,7 @@ class PoolFacts:
     arriving: Mapping[PodRef, str] = field(default_factory=dict)
     in_line: frozenset[PodRef] = frozenset()
     homeless: frozenset[PodRef] = frozenset()
+    resting: Mapping[PodRef, str] = field(default_factory=dict)
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     blocked: Mapping[PodRef, Blocked] = field(default_factory=dict)
     below_control: str = ""
