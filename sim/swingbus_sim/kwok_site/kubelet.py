@@ -81,15 +81,18 @@ class Kubelet:
         None
     )  # told of each process that starts or ends
     _pods: dict[str, _Held] = field(default_factory=dict)
-    _refused: set[str] = field(default_factory=set)
+    _refused: dict[str, str] = field(default_factory=dict)  # why, by uid
     _down_until_s: float = -math.inf
 
     def see(self, view: PodView, now_s: float) -> str:
         """Take in a pod of this node as the API has it now; return why it is refused, empty where it is not."""
         held = self._pods.get(view.uid)
         if held is None:
-            if view.phase in _TERMINAL or view.is_deleting or view.uid in self._refused or not view.gpu_count:
+            if view.phase in _TERMINAL or view.is_deleting or not view.gpu_count:
                 return ""
+            if view.uid in self._refused:
+                # KWOK calls every pod running, and may do so after we said that this one is not.
+                return self._refused[view.uid] if view.phase == "Running" else ""
             return self._admit(view, now_s)
         held.view = view
         if view.phase in _TERMINAL and not held.has_ended:
@@ -100,7 +103,7 @@ class Kubelet:
 
     def gone(self, uid: str, now_s: float) -> None:
         """Take in that the API has let go of a pod; one whose container still runs is ended now, as after a force-delete."""
-        self._refused.discard(uid)
+        self._refused.pop(uid, None)
         held = self._pods.get(uid)
         if held is not None:
             held.is_gone = True
@@ -154,17 +157,19 @@ class Kubelet:
 
     def _admit(self, view: PodView, now_s: float) -> str:
         if self.faults.rejects:
-            self._refused.add(view.uid)
-            return self.faults.rejects
+            return self._refuse(view, self.faults.rejects)
         taken = {index for held in self._pods.values() for index in held.gpus}
         free = [index for index in range(len(self.server.gpus)) if index not in taken]
         if len(free) < view.gpu_count:
-            self._refused.add(view.uid)
-            return f"{view.gpu_count} GPUs asked for, {len(free)} free"
+            return self._refuse(view, f"{view.gpu_count} GPUs asked for, {len(free)} free")
         held = self._pods[view.uid] = _Held(view=view, gpus=tuple(self.random.sample(free, view.gpu_count)))
         if self.is_up:
             self._start(held, now_s)
         return ""
+
+    def _refuse(self, view: PodView, why: str) -> str:
+        self._refused[view.uid] = why
+        return why
 
     def _start(self, held: _Held, now_s: float) -> None:
         held.run += 1

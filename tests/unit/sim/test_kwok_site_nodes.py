@@ -165,12 +165,14 @@ def test_failed_pod_gives_its_gpu_back_although_the_api_shows_it() -> None:
 
 
 def test_pod_that_finds_too_few_gpus_is_refused_once() -> None:
-    """As a kubelet refuses it: told once, and never run although GPUs come free later."""
+    """As a kubelet refuses it: told once, again where KWOK calls it running all the same, and never run although GPUs come free later."""
     node = Node(gpu_count=2)
     node.see(pod("a", gpus=2))
 
-    assert node.see(pod("b")) == "1 GPUs asked for, 0 free"
-    assert node.see(pod("b")) == ""
+    assert node.see(pod("b", phase="Pending")) == "1 GPUs asked for, 0 free"
+    assert node.see(pod("b", phase="Pending")) == ""
+    assert node.see(pod("b", phase="Running")) == "1 GPUs asked for, 0 free"
+    assert node.see(pod("b", phase="Failed")) == ""
     node.see(pod("a", phase="Failed"))
     node.wait(5.0)
     assert not node.alive("b")
