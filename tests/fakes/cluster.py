@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from swingbus.faults import OverBudget, Unreachable
+from swingbus.faults import InvalidInput, OverBudget, Unreachable, WrongState
 from swingbus_controller.domain.cluster.facts import HOSTNAME_LABEL, ClusterNode, ClusterPod, PodKey, PodRef, Pool
 from swingbus_controller.domain.cluster.pool_words import PoolWords, Story
 from swingbus_controller.domain.cluster.state import ClusterState
@@ -46,6 +46,7 @@ class Workload:
     gpu_count: int
     priority: int = 0
     min_available: int | None = None  # of its disruption budget
+    has_two_budgets: bool = False
     is_gated: bool = True
     selector: dict[str, str] = field(default_factory=dict)
 
@@ -76,14 +77,19 @@ class FakeCluster:
         self.preempted: list[str] = []
         self.victims: dict[PodRef, list[PodRef]] = {}
         self.evicted: list[str] = []
-        self.stories: list[Story] = []
+        self.stories: list[Story] = []  # as they were sent
+        self.told: dict[tuple[str, str, str], Story] = {}  # as they stand: each once
         self.words: dict[str, PoolWords] = {}
         self.log: list[str] = []
+        self.writes_count = 0
         self.failing: set[str] = set()  # nodes that reject what is sent there
         self.slow_to_end_s: dict[str, float] = {}  # by pod name: how long its processes outlive it
         self.never_ready: set[str] = set()
         self.lost_calls_ratio = 0.0
         self.is_down = False
+        self.busy_until_s = float("-inf")  # until then it asks to be left alone
+        self.missing_templates: set[str] = set()
+        self.hollow_templates: set[str] = set()  # they have no container
         self.permit_s = 60.0
         self.dies_after: Callable[[str], bool] | None = None  # whoever calls is killed when such a call was carried out
         self._numbers = itertools.count(1)
@@ -120,6 +126,14 @@ class FakeCluster:
         found = self.state.pod(ref)
         if found is not None:
             self._tell_to_go(found, GRACE_S)
+
+    def put(self, pod: ClusterPod) -> ClusterPod:
+        """Somebody makes a pod that no workload is behind, or changes one; returns it as it is now."""
+        if pod.is_over:
+            self.running.pop(pod.ref, None)
+            self.processes = [p for p in self.processes if p.uid != pod.uid]
+        self._see(pod)
+        return self.state.pods[pod.key]
 
     def lift_by_hand(self, ref: PodRef) -> None:
         """Somebody takes our gate away."""
@@ -213,7 +227,7 @@ class FakeCluster:
 
     def _schedule(self) -> None:
         for pod in sorted(self.state.unbound(), key=lambda pod: pod.rank):
-            if pod.is_gated or pod.is_leaving or pod.is_over:
+            if pod.is_gated or pod.has_other_gates or pod.is_leaving or pod.is_over:
                 continue
             nodes = [n for n in self.state.nodes.values() if self._fits(pod, n)]
             for node in nodes:
@@ -260,8 +274,9 @@ class FakeCluster:
         if run is None:
             self._remove(pod.ref)
             return
-        if run.told_s is None:
-            run.told_s, run.grace_s = self.now(), grace_s
+        if run.told_s is not None:
+            return
+        run.told_s, run.grace_s = self.now(), grace_s
         self._see(replace(pod, is_leaving=True, is_ready=False))
 
     def _see(self, pod: ClusterPod) -> None:
@@ -277,14 +292,23 @@ class FakeCluster:
 
     def _called(self, what: str) -> bool:
         """Note a call; return whether its answer gets lost on the way back."""
-        if self.is_down:
-            raise Unreachable(f"cannot {what}: the API server is away")
+        self._reach(what)
+        self.writes_count += 1
         self.log.append(what)
         if self.rng.random() < self.lost_calls_ratio:
             if self.rng.random() < 0.5:
                 raise OverBudget("busy", metadata={"retry_after_s": "1"})
             return True
         return False
+
+    def _reach(self, what: str) -> None:
+        if self.permit_s <= 0:
+            raise WrongState(f"cannot {what}: this controller does not hold the lease", reason="NO_WRITE_PERMIT")
+        if self.is_down:
+            raise Unreachable(f"cannot {what}: the API server is away")
+        if (wait_s := self.busy_until_s - self.now()) > 0:
+            facts = {"retry_after_s": f"{wait_s:.3f}"}
+            raise OverBudget(f"cannot {what}: the API server asks to wait", reason="THROTTLED", metadata=facts)
 
     def _answered(self, what: str, is_lost: bool) -> CallOutcome:
         """Answer a call that was carried out."""
@@ -310,6 +334,9 @@ class FakeCluster:
         if only_revision and found.revision != only_revision:
             return CallOutcome(answer=CallAnswer.STALE)
         owner = next((w for w in self.workloads.values() if w.uid == found.owner_uid), None)
+        if owner is not None and owner.has_two_budgets and found.node:
+            said = "This pod has more than one PodDisruptionBudget"
+            return CallOutcome(answer=CallAnswer.BLOCKED, detail=said, is_for_ever=True)
         if owner is not None and owner.min_available is not None and found.is_ready:
             healthy = self.ready_count(owner.name)
             if healthy <= owner.min_available:
@@ -330,7 +357,7 @@ class FakeCluster:
         found = self.state.pod(pod.ref)
         if found is None:
             return GONE
-        if found.revision != pod.revision:
+        if found.revision != pod.revision or not found.is_gated:
             return CallOutcome(answer=CallAnswer.STALE)
         self._see(
             replace(
@@ -339,15 +366,25 @@ class FakeCluster:
                 aimed_at=node.name,
                 flip=flip,
                 lifted_unix_s=self.now(),
-                node_selector={**found.node_selector, HOSTNAME_LABEL: node.name},
+                node_selector={**pool.node_selector, HOSTNAME_LABEL: node.name, **found.node_selector},
             )
         )
         return self._answered(f"lift {pod.ref}", is_lost)
 
     async def make_miner(self, pool: Pool, node: ClusterNode, *, slot: int, gpu_count: int, flip: str) -> CallOutcome:
+        if pool.miner_template in self.missing_templates:
+            said = f"there is no PodTemplate {pool.miner_template} in namespace {pool.miner_namespace}: create it"
+            return CallOutcome(answer=CallAnswer.REFUSED, detail=said)
+        if pool.miner_template in self.hollow_templates:
+            said = f"PodTemplate {pool.miner_namespace}/{pool.miner_template} has no container"
+            raise InvalidInput(said, reason="BAD_TEMPLATE")
         is_lost = self._called(f"make miner {node.name} {slot}")
         key: PodKey = (pool.miner_namespace, f"miner-{node.name}-{slot}")
-        if key not in self.state.pods:
+        there = self.state.pods.get(key)
+        if there is not None and (there.miner_pool, there.slot) != (pool.name, slot):
+            said = f"pod {key[0]}/{key[1]} is not ours; rename or delete it"
+            return CallOutcome(answer=CallAnswer.REFUSED, detail=said)
+        if there is None:
             number = next(self._numbers)
             self._see(
                 ClusterPod(
@@ -369,10 +406,20 @@ class FakeCluster:
         return self._answered(f"make miner {node.name} {slot}", is_lost)
 
     async def write_pool(self, pool: Pool, words: PoolWords) -> CallOutcome:
+        there = self.state.pools.get(pool.name)
+        if there is None or there.uid != pool.uid:
+            return GONE
+        if self.words.get(pool.name) == words:
+            self.log.append(f"status {pool.name}")  # asked for, and nothing is sent
+            return TAKEN
         self._called(f"status {pool.name}")
         self.words[pool.name] = words
         return TAKEN
 
     async def tell(self, story: Story) -> CallOutcome:
+        self._reach(f"tell {story.reason}")
+        self.writes_count += 1
         self.stories.append(story)
+        uid = story.uid if isinstance(story.about, str) else story.about.uid
+        self.told.setdefault((story.once_for or story.flip, story.reason, uid), story)
         return TAKEN
