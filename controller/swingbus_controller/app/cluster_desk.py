@@ -6,8 +6,8 @@ what it changes of flips and placements is recorded first; nothing is moved for 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -82,6 +82,7 @@ class ClusterDesk:
         self._ready: dict[str, frozenset[PodRef]] = {}
         self._ended_miners: dict[str, list[PodRef]] = {}
         self._looked_s = 0.0
+        self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
         self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._flips: FlipRunner | None = None
 
@@ -378,6 +379,28 @@ class ClusterDesk:
                 demand[inference_class] = Quote(value=float(count), source=SOURCE)
         return replace(view, inference_demand_gpus=demand)
 
+    def paced(self, flips: Sequence[Flip], now_s: float) -> list[Flip]:
+        """Return those of new flips that their pools' `maxFlipsPerMinute` lets begin now; the others come with a later plan.
+
+        Flips that bring one pod begin together or not at all; sheds never wait.
+        """
+        kept: list[Flip] = []
+        stopped: set[PodRef] = set()
+        for flip in flips:
+            sight = self.sights.get(flip.bank)
+            if sight is None or sight.pool is None or flip.is_safety or not flip.is_mode_flip:
+                kept.append(flip)
+                continue
+            begun = self._begun.setdefault(sight.pool.name, deque())
+            while begun and now_s - begun[0] >= 60.0:
+                begun.popleft()
+            if flip.pod in stopped or len(begun) >= sight.pool.flips_per_minute:
+                stopped.update({flip.pod} if flip.pod is not None else ())
+                continue
+            begun.append(now_s)
+            kept.append(flip)
+        return [flip for flip in kept if flip.pod is None or flip.pod not in stopped]
+
     def bank_view(self, view: BankView, now_s: float) -> BankView:
         """Return a bank as the planner is to see it, where pods are its workloads."""
         sight = self.sights.get(view.bank)
@@ -414,19 +437,15 @@ class ClusterDesk:
         named = {flip.pod for flip in self._state.open_flips(sight.model.name)}
         roles = {wish.unit: wish for wish in self._wishes.get(sight.model.name, ())}
         # Who runs here without a place of inference (let go by somebody else, or left over) gets one first.
-        uninvited = [
-            pod
-            for pod in sight.customers()
-            if not pod.is_leaving
-            and pod.ref not in named
-            and any(
-                roles[unit].tenant is not Mode.INFERENCE
-                for unit in sight.units.get(pod.key, frozenset())
-                if unit in roles
-            )
-        ]
+        uninvited: list[Party] = []
+        for pod in sight.customers():
+            held = sorted(sight.units.get(pod.key, frozenset()) & roles.keys())
+            misplaced = tuple(str(unit) for unit in held if roles[unit].tenant is not Mode.INFERENCE)
+            if misplaced and not pod.is_leaving and pod.ref not in named:
+                count = len(misplaced) * sight.model.device_class.unit_size
+                uninvited.append(Party(name=pod.ref.token, count=count, unit_ids=misplaced))
         line = self.placing.line.get(sight.model.name, [])
-        return tuple(Party(name=pod.ref.token, count=pod.gpu_count) for pod in (*uninvited, *line))
+        return (*uninvited, *(Party(name=pod.ref.token, count=pod.gpu_count) for pod in line))
 
     def _parties_out(self, sight: BankSight, now_s: float) -> tuple[Party, ...]:
         name, size = sight.model.name, sight.model.device_class.unit_size

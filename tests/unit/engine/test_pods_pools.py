@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def quiet(site: PodSite, *, serving: int, mining: int, seconds: int = 200) -> No
     site.assert_right()
 
 
-def serving_site(pod_site: MakeSite, replicas: int, **more: object) -> PodSite:
+def serving_site(pod_site: MakeSite, replicas: int, **more: Any) -> PodSite:
     """Return a site where a workload of so many pods is served and has been for its dwell."""
     site = pod_site()
     site.cluster.deploy("web", replicas, **more)

@@ -91,6 +91,29 @@ def test_a_rejected_miner_is_taken_away_and_made_again_later(pod_site: MakeSite)
     quiet(site, serving=0, mining=8, seconds=200)
 
 
+def test_a_gate_that_somebody_else_lifts_is_charged_and_gets_a_place(pod_site: MakeSite) -> None:
+    """The scheduler pushes a miner out for it, which is not our doing; its unit becomes one of inference, nobody is evicted."""
+    site = pod_site()
+    site.cluster.is_down = True
+    site.cluster.deploy("web", 1, is_gated=False)
+    site.run(2)
+    site.cluster.is_down = False
+    pushed = len(site.cluster.preempted)
+    assert pushed == 1
+    site.cluster.preempted.clear()
+    site.wrong.clear()
+    assert site.run(200, lambda: site.cluster.ready_count("web") == 1), site.explain()
+    bank = f"{site.cluster.pods_of('web')[0].node}/gpus"
+
+    def places() -> int:
+        return sum(p.count for p in site.state.holdings[bank].placements if p.point.startswith("serve"))
+
+    assert site.run(60, lambda: places() == 1), site.explain()
+    quiet(site, serving=1, mining=7)
+    assert not site.cluster.evicted
+    assert not site.flips(Phase.ROLLED_BACK, Phase.FAILED)
+
+
 def test_a_pod_that_finds_no_node_in_time_is_evicted_and_comes_back_gated(pod_site: MakeSite) -> None:
     """The scheduler finds no place for a lifted pod: after the deadline its owner makes it again, behind the gate."""
     site = pod_site()

@@ -28,6 +28,7 @@ class UnitWish:
         is_freed: a flip wants whoever is on it to leave.
         flip: the flip that wants it so, empty where it stands.
         pod: the waiting pod that is let in, or the one that leaves with the flip; None for a miner and where it stands.
+        brings: who comes with the flip that frees the unit; where it is there already it need not leave.
     """
 
     unit: int
@@ -36,6 +37,7 @@ class UnitWish:
     is_freed: bool = False
     flip: str = ""
     pod: PodRef | None = None
+    brings: PodRef | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +183,8 @@ def _evictions(wishes: Sequence[UnitWish], held: Sequence[NodePod]) -> list[Evic
     for pod in held:
         if pod.tenant is not Mode.INFERENCE or pod.is_leaving:
             continue
-        flip = next((wish.flip for wish in freed if wish.unit in pod.units or wish.pod == pod.ref), None)
+        here = [wish for wish in freed if wish.unit in pod.units or wish.pod == pod.ref]
+        flip = next((wish.flip for wish in here if wish.brings != pod.ref), None)
         if flip is not None:
             due.append(EvictPod(pod.ref, flip))
     return due

@@ -108,13 +108,23 @@ def followers_count(model: BankModel, flip: Flip, seen: Sighting) -> int:
 
 def _is_drained(flip: Flip, pods: PodsSeen | None) -> bool:
     """Whether whoever holds the units was told to leave, and Kubernetes took it."""
-    return pods is None or (pods.is_known and not pods.staying_units & {int(u) for u in flip.unit_ids})
+    return pods is None or (pods.is_known and not pods.staying_units & (_units(flip) - _units_there(flip, pods)))
+
+
+def _units(flip: Flip) -> frozenset[int]:
+    return frozenset(int(unit) for unit in flip.unit_ids)
+
+
+def _units_there(flip: Flip, pods: PodsSeen) -> frozenset[int]:
+    """Return which units the pod that comes with the flip has already: somebody else let it go."""
+    is_coming = flip.pod is not None and flip.destination.mode is Mode.INFERENCE
+    return _units(flip) & pods.units.get(flip.pod, frozenset()) if is_coming and flip.pod else frozenset()
 
 
 def _is_released(model: BankModel, flip: Flip, seen: Sighting) -> bool:
     if model.kind is DeviceKind.GPU:
         answers = seen.report_generation >= seen.wish_generation > 0
-        units = {int(u) for u in flip.unit_ids}
+        units = _units(flip) if seen.pods is None else _units(flip) - _units_there(flip, seen.pods)
         # While the API has the old pod the scheduler counts its GPU as taken: another one lifted now would push a second pod out.
         is_gone = seen.pods is None or (seen.pods.is_known and not seen.pods.present_units & units)
         return answers and is_gone and units <= set(seen.report.released_units)

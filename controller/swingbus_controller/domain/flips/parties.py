@@ -31,10 +31,20 @@ def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s:
     out = [(at, move) for at, move in here if move.from_mode is Mode.INFERENCE]
     # Places of inference that stand empty are too few for the first in line, else it would be there already: they are its own.
     empty_count = 0 if out else sum(len(party.unit_ids) for party in bank.parties_out if not party.name)
-    return _let_in(bank, into, empty_count) | _let_out(bank, out, policy, now_s)
+    chosen = {unit for move in moves if move.bank == bank.bank for unit in move.unit_ids}
+    others = {
+        unit: holding.point
+        for holding in bank.holdings
+        if dwell_left_s(bank, holding, policy, now_s) <= 0
+        for unit in holding.unit_ids
+        if unit not in chosen
+    }
+    return _let_in(bank, into, empty_count, others) | _let_out(bank, out, policy, now_s)
 
 
-def _let_in(bank: BankView, moves: Sequence[tuple[int, Move]], empty_count: int) -> dict[int, list[Part]]:
+def _let_in(
+    bank: BankView, moves: Sequence[tuple[int, Move]], empty_count: int, others: dict[str, str]
+) -> dict[int, list[Part]]:
     # Units that rest come first: nobody has to leave for them.
     units = [
         (at, unit)
@@ -43,15 +53,45 @@ def _let_in(bank: BankView, moves: Sequence[tuple[int, Move]], empty_count: int)
     ]
     found: dict[int, list[Part]] = {at: [] for at, _ in moves}
     for party in bank.parties_in or ():
-        need = party.count // bank.unit_size - empty_count
-        if need <= 0 or need > len(units):
-            break  # the place is kept for it until enough is free
-        empty_count = 0
-        taken, units = units[:need], units[need:]
+        if party.unit_ids:
+            taken = _own_units(party, units, dict(moves), others)
+        else:
+            need = party.count // bank.unit_size - empty_count
+            if need <= 0 or need > len(units):
+                break  # the place is kept for it until enough is free
+            empty_count, taken = 0, units[:need]
+        units = [each for each in units if each not in taken]
         for at in dict.fromkeys(at for at, _ in taken):
             ids = tuple(unit for other, unit in taken if other == at)
             found[at].append((len(ids) * bank.unit_size, ids, party.name))
     return found
+
+
+def _own_units(
+    party: Party, units: list[tuple[int, str]], moves: Mapping[int, Move], others: dict[str, str]
+) -> list[tuple[int, str]]:
+    """Return the units on which a party works already, where the moves can be of those; a plan chose among equals. None else."""
+    exchanged, left = list(units), dict(others)
+    for unit in party.unit_ids:
+        if unit in {each for _, each in exchanged}:
+            continue
+        place = next(
+            (
+                i
+                for i, (at, each) in enumerate(exchanged)
+                if each not in party.unit_ids and left.get(unit) == moves[at].from_point
+            ),
+            None,
+        )
+        if place is None:
+            return []
+        at, given_back = exchanged[place]
+        exchanged[place] = (at, unit)
+        left[given_back] = left.pop(unit)
+    units[:] = exchanged
+    others.clear()
+    others.update(left)
+    return [each for each in units if each[1] in party.unit_ids]
 
 
 def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, now_s: float) -> dict[int, list[Part]]:

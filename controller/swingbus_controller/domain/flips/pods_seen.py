@@ -21,6 +21,7 @@ class PodsSeen:
         is_known: whether the cluster was listed; before, nothing is shown.
         staying_units: units held by a pod that was not told to leave.
         present_units: units held by a pod that the API still has.
+        units: the units of each pod that was not told to leave.
         ready: pods that the kubelet calls ready.
         failures: why a pod ended or cannot start, where that is known.
     """
@@ -28,6 +29,7 @@ class PodsSeen:
     is_known: bool = False
     staying_units: frozenset[int] = frozenset()
     present_units: frozenset[int] = frozenset()
+    units: Mapping[PodRef, frozenset[int]] = field(default_factory=dict)
     ready: frozenset[PodRef] = frozenset()
     failures: Mapping[PodRef, str] = field(default_factory=dict)
 
@@ -59,18 +61,19 @@ def free_units(holdings: Iterable[UnitHolding]) -> frozenset[int]:
 
 def see_pods(pods: Collection[ClusterPod], units: Mapping[PodKey, frozenset[int]]) -> PodsSeen:
     """Return what a node's pods show."""
-    staying: set[int] = set()
+    staying: dict[PodRef, frozenset[int]] = {}
     present: set[int] = set()
     for pod in pods:
         held = units.get(pod.key, frozenset())
         if not pod.is_over:
             present |= held
             if not pod.is_leaving:
-                staying |= held
+                staying[pod.ref] = held
     return PodsSeen(
         is_known=True,
-        staying_units=frozenset(staying),
+        staying_units=frozenset(unit for held in staying.values() for unit in held),
         present_units=frozenset(present),
+        units=staying,
         ready=frozenset(pod.ref for pod in pods if pod.is_ready and not pod.is_leaving),
         failures={pod.ref: pod.failure or "it ended" for pod in pods if pod.is_over},
     )

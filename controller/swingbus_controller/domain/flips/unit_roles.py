@@ -61,6 +61,7 @@ def unit_wishes(
                 is_freed=tenancy is not Tenancy.RUN,
                 flip=flip.id,
                 pod=flip.pod if is_named else None,
+                brings=flip.pod if not runs and flip.destination.mode is Mode.INFERENCE else None,
             )
     return [wishes.get(unit, UnitWish(unit=unit, tenant=Mode.STANDBY)) for unit in range(model.unit_count)]
 

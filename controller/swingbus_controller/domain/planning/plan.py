@@ -103,7 +103,7 @@ class Party:
     Args:
         name: who, as one word; empty for a unit that nobody holds.
         count: devices.
-        unit_ids: the units held now; empty for who has yet to come.
+        unit_ids: the units held now; empty for who has yet to come. Who came uninvited needs a place for these.
     """
 
     name: str
