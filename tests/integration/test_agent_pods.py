@@ -82,6 +82,22 @@ async def test_running_pods_are_taken_as_they_are(rack: PodRack) -> None:
     assert rack.log == []
 
 
+async def test_gpu_works_for_a_tenant_only_when_a_process_of_it_is_seen(rack: PodRack) -> None:
+    """Given to a pod is not yet worked on; a process that was seen before the pod came is another's."""
+
+    def modes() -> set[str]:
+        return {point.mode.name for point in rack.report().observed}
+
+    rack.kubelet.let_go("mining", "m-0")
+    rack.kubelet.hold("customers", "llm", "GPU-0", "GPU-1")
+    rack.work(0, 1, is_working=False)
+    await rack.look()
+    assert modes() == {"MINING", "STANDBY"}, "the pod has the GPUs, nothing runs there yet"
+    rack.work(0, 1)
+    await rack.look()
+    assert modes() == {"MINING", "INFERENCE"}
+
+
 async def test_report_tells_a_pod_that_is_gone_from_a_unit_that_is_free(rack: PodRack) -> None:
     """No holder and a living process is not free, and the report says which of the two it is; both tenants are neither."""
     rack.kubelet.let_go("mining", "m-0")

@@ -294,7 +294,7 @@ class GpuBank:
             device=spec.device,
             unit=spec.unit,
             condition=sample.condition,
-            mode=_mode(sample.condition, status, count),
+            mode=_mode(sample.condition, status, count, counted_s),
             enforced_w=sample.values.get("power_limit_enforced_w"),
             read_started_s=started_s,
             process_count=count,
@@ -325,11 +325,15 @@ class GpuBank:
         """Let go; driver and workloads belong to whoever made them, and the workloads go on."""
 
 
-def _mode(condition: Condition, status: WorkloadStatus | None, process_count: int | None) -> Mode:
+def _mode(condition: Condition, status: WorkloadStatus | None, process_count: int | None, counted_s: float) -> Mode:
     if condition is not Condition.OK:
         return Mode.UNKNOWN
-    if status is not None and status.has_process and status.phase in _LIVES and status.mode is not None:
-        return status.mode
+    lives = status is not None and status.has_process and status.phase in _LIVES and status.mode is not None
+    if status is not None and status.mode is not None and lives:
+        # A pod that was given a GPU works on it only once a process is seen there, by a reading later than that.
+        is_at_work = status.holders is None or bool(process_count and counted_s >= status.since_boottime_s)
+        if is_at_work:
+            return status.mode
     return Mode.STANDBY if process_count == 0 else Mode.UNKNOWN
 
 
