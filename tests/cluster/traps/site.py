@@ -137,6 +137,15 @@ class TrapSite:
         self.wait(is_so, f"{kind} of pool {pool} says {reason} ({word})", timeout_s=timeout_s)
         return self.condition(pool, kind)[2]
 
+    def wait_settled(self, pool: str, *, inference: int) -> None:
+        """Wait until so many GPUs of a pool serve and no flip of it is open: who is on the way could still go elsewhere."""
+
+        def is_so() -> bool:
+            gpus = self.status(pool)["gpus"]
+            return bool(gpus["flipping"] == 0 and gpus["inference"] == inference)
+
+        self.wait(is_so, f"pool {pool} is settled with {inference} GPUs serving")
+
     def set_pool(self, pool: str, **spec: Any) -> None:
         """Change fields of a pool."""
         self.cluster.api.merge(f"{POOLS}/{pool}", {"spec": spec})

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 def test_gate_is_lifted_when_a_miner_is_gone_and_released(site: TrapSite) -> None:
     """The miner's process has ended and its object is gone before the pod is bound; the scheduler pushes nobody out (the fixture looks)."""
     site.wait_mining()
-    miners = {seen.uid for seen in site.witness.pods(MINERS)}
+    miners = {seen.uid for seen in site.witness.pods(MINERS) if seen.ending_s is None}
     node = MINING_NODES[0]
     make(site, deployment("plain", 2, spec(on={HOST: node})))
     site.wait_working("plain", 2)
