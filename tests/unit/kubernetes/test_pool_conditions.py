@@ -277,6 +277,16 @@ def test_who_should_have_come_by_now_is_told_after_who_cannot() -> None:
     assert told.message.index("customers/odd") < told.message.index("customers/late")
 
 
+def test_workload_that_rests_is_why_its_pod_waits_unless_something_else_is_too() -> None:
+    """Its pods did not get ready; where their node rejected them, that is what has to be mended."""
+    pod = make_pod()
+    resting = {pod.ref: "3 of its workload did not get ready (ImagePullBackOff)"}
+    told = demand(make_facts(waiting=(pod,), resting=resting))
+    assert (told.truth, told.reason) == (Truth.FALSE, "NotReady")
+    assert "ImagePullBackOff" in told.message
+    assert demand(make_facts(make_bank(is_resting=True), waiting=(pod,), resting=resting)).reason == "NodeRests"
+
+
 def test_of_several_banks_the_obstacle_that_ends_first_is_told() -> None:
     """One node is full, the other inside its dwell: it comes when that is over."""
     banks = (

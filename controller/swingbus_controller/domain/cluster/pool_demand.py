@@ -124,14 +124,17 @@ class _Reasons:
             return Barred(bar=Bar.NO_WATTS if held_up else Bar.ARRIVING, words=held_up or "a flip brings them")
         if fit.why:
             return Barred(bar=Bar.NO_FIT, words=f"{fit.why}; correct the pod, or label a node so that it fits")
-        if resting := self._facts.resting.get(pod.ref):
-            return Barred(bar=Bar.NOT_READY, words=f"{resting}: look at its events and its image")
         has_place = pod.ref in self._facts.in_line
         key = (id(fit), pod.gpu_count, has_place)
         if key not in self._known:
             found = (_why_not_here(pod.gpu_count, has_place, self._facts, bank) for bank in fit.banks)
             self._known[key] = min(found, key=lambda each: _ORDER[each.bar])
-        return self._known[key]
+        hindered = self._known[key]
+        resting = self._facts.resting.get(pod.ref, "")
+        # A node that rejects pods makes their workload rest too: the node is told, since it is what has to be mended.
+        if resting and hindered.bar is Bar.ARRIVING:
+            return Barred(bar=Bar.NOT_READY, words=f"{resting}: look at its events and its image")
+        return hindered
 
 
 def _why_not_here(gpu_count: int, has_place: bool, facts: PoolFacts, bank: BankFacts) -> Barred:
