@@ -107,22 +107,21 @@ def test_a_pod_of_four_waits_for_a_whole_node_and_is_served(pod_site: MakeSite) 
 
 
 def test_small_pods_do_not_starve_a_big_one_that_is_first_in_line(pod_site: MakeSite) -> None:
-    """One node is full of small pods, the other gets free one GPU after the other: small ones that come later stand back."""
+    """Four pods of one node leave, their GPUs get free one after the other: small ones that wait too stand back for the big one."""
     site = pod_site()
-    site.cluster.deploy("old", 8)
+    for name, node in (("one", "gpu1"), ("two", "gpu2")):
+        site.cluster.deploy(name, 4, selector={"kubernetes.io/hostname": node})
     quiet(site, serving=8, mining=0)
     site.cluster.deploy("big", 1, gpu_count=4, priority=10)
-    site.step()
     site.cluster.deploy("late", 4)
-    on_node = [pod for pod in site.cluster.pods_of("old") if pod.node == "gpu1"]
-    assert len(on_node) == 4
-    site.cluster.workloads["old"].replicas = 4
-    for pod in on_node:
-        site.cluster.delete_by_hand(pod.ref)
-        site.run(25)
+    site.run(5)
+    for number, pod in enumerate(site.cluster.pods_of("one")):
+        site.cluster.slow_to_end_s[pod.name] = 4.0 * number
+    site.cluster.deploy("one", 0)
     assert site.run(100, lambda: site.cluster.ready_count("big") == 1), site.explain()
     assert site.cluster.ready_count("late") == 0
-    assert site.cluster.ready_count("old") == 4
+    assert site.cluster.ready_count("two") == 4
+    assert not site.cluster.evicted
     site.assert_right()
 
 

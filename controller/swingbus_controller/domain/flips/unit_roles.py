@@ -107,6 +107,19 @@ def find_swaps(
         )
         if (place := next(own, None)) is not None:
             swap(unit, place)
+    present = {None, *(pods or {}).values()}
+    for wish in list(open_wishes.values()):
+        tenant = seen.get(wish.unit)
+        if tenant is None or tenant is wish.tenant or wish.unit not in open_wishes:
+            continue
+        # Two who are each in the other's kind of place; what is kept for somebody who is not here yet is left alone.
+        crossed = (
+            other.unit
+            for other in open_wishes.values()
+            if other.tenant is tenant and seen.get(other.unit) is wish.tenant and {wish.pod, other.pod} <= present
+        )
+        if (place := next(crossed, None)) is not None:
+            swap(wish.unit, place)
     vacant: dict[Mode, list[UnitWish]] = {}
     for wish in open_wishes.values():
         # What is kept for somebody with a name is nobody else's.
