@@ -81,6 +81,7 @@ class ClusterDesk:
         self._leaving = Leaving()
         self._ready: dict[str, frozenset[PodRef]] = {}
         self._ended_miners: dict[str, list[PodRef]] = {}
+        self._rejected: dict[str, frozenset[PodRef]] = {}
         self._looked_s = 0.0
         self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
         self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
@@ -155,7 +156,13 @@ class ClusterDesk:
                 if pod.ref in begun:
                     self.blockings.note_started(_workload(pod.owner_uid))
         self._ready[name] = sight.shown.ready
-        ended = [pod for pod in self._cluster.pods_on(sight.model.declared.node) if pod.is_over and self._is_ours(pod)]
+        here = self._cluster.pods_on(sight.model.declared.node)
+        # Also who was let into a place that stood empty, which no flip follows. Each counts once, none of an earlier run.
+        rejected = {pod.ref: pod.failure for pod in here if pod.is_rejected and not self._is_ours(pod)}
+        for ref in rejected.keys() - self._rejected.get(name, rejected.keys()):
+            self.blockings.note_rejected(name, ref, rejected[ref], now_s)
+        self._rejected[name] = frozenset(rejected)
+        ended = [pod for pod in here if pod.is_over and self._is_ours(pod)]
         self._ended_miners[name] = [pod.ref for pod in ended if not pod.is_leaving]
         for pod in ended:
             self.blockings.note_rejected(_miners_of(name), pod.ref, pod.failure or "it ended", now_s)

@@ -78,6 +78,24 @@ def test_a_node_that_rejects_rests_and_the_pod_is_served_by_the_other_one(pod_si
     assert not site.flips(Phase.FAILED)
 
 
+def test_a_node_that_rejects_who_comes_into_an_empty_place_rests_more_and_more(pod_site: MakeSite) -> None:
+    """No flip is needed for a place that stands empty, and none fails: the node is left alone all the same, and named after three."""
+    site = pod_site()
+    site.cluster.deploy("web", 2, selector={"kubernetes.io/hostname": "gpu1"})
+    quiet(site, serving=2, mining=6)
+    site.cluster.failing.add("gpu1")
+    before = len(lifts(site))
+    for pod in site.cluster.pods_of("web"):
+        site.cluster.delete_by_hand(pod.ref)
+    site.run(100)
+    assert 3 <= len(lifts(site)) - before <= 6, lifts(site)[before:]
+    rejected = site.engine.desk.blockings.rejected["gpu1/gpus"]
+    assert rejected.count >= 3 and "UnexpectedAdmissionError" in rejected.reason
+    site.cluster.failing.clear()
+    assert site.run(900, lambda: site.cluster.ready_count("web") == 2), site.explain()
+    assert "gpu1/gpus" not in site.engine.desk.blockings.rejected
+
+
 def test_a_rejected_miner_is_taken_away_and_made_again_later(pod_site: MakeSite) -> None:
     """A node rejects a miner: it is not tried without pause, and mines again once the node takes pods."""
     site = pod_site()

@@ -12,6 +12,8 @@ from enum import StrEnum
 from types import MappingProxyType
 
 PodKey = tuple[str, str]  # namespace, name
+# How a kubelet says that it does not take a pod; a container's own end leaves other words, or none.
+_REJECTED = ("UnexpectedAdmissionError", "OutOf", "NodeAffinity", "Topology")
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 
 
@@ -144,6 +146,11 @@ class ClusterPod:
     def is_under_way(self) -> bool:
         """Whether it was let go and no node has it yet."""
         return not self.is_gated and not self.has_other_gates and not self.node and not self.is_over
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the kubelet of its node would not take it: it never ran."""
+        return self.is_over and self.failure.startswith(_REJECTED)
 
     @property
     def rank(self) -> tuple[int, float, PodKey]:
