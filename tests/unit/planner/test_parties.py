@@ -1,0 +1,148 @@
+"""Who comes and leaves with a plan's moves; banks that bar points, bound inference or have a dwell of their own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swingbus_controller.domain.flips.parties import assign_parties, parties_of
+from swingbus_controller.domain.planning.plan import BankView, Move, Party, Reason
+from swingbus_controller.domain.planning.planner import plan
+from swingbus_controller.domain.planning.points import DeviceKind, Mode
+from tests.unit.planner.sites import NOW_S, POLICY, make_gpus, make_market, make_view
+
+
+def a_move(units: tuple[str, ...], start: str, end: str, reason: Reason = Reason.DEMAND) -> Move:
+    """Return a move of units of bank `g` between two points."""
+    modes = {"gpu-mine": Mode.MINING, "inference": Mode.INFERENCE, "standby": Mode.STANDBY}
+    return Move(
+        bank="g",
+        kind=DeviceKind.GPU,
+        from_point=start,
+        to_point=end,
+        from_mode=modes[start],
+        to_mode=modes[end],
+        count=len(units),
+        unit_ids=units,
+        reason=reason,
+        detail="",
+        gain_usd_per_h=0.0,
+        cost_usd=0.0,
+        claim_delta_w=0.0,
+    )
+
+
+def a_bank(*, since_s: float = 0.0, **at: int) -> BankView:
+    """Return bank `g`, its points named with underscores."""
+    return make_gpus("g", "rack", at={name.replace("_", "-"): n for name, n in at.items()}, since_s=since_s)
+
+
+def units_at(bank: BankView, point: str) -> tuple[str, ...]:
+    """Return the units of a point."""
+    return tuple(unit for holding in bank.holdings if holding.point == point for unit in holding.unit_ids)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 8), st.integers(0, 8), st.lists(st.integers(1, 4), max_size=6), st.integers(0, 3))
+def test_who_comes_comes_whole_in_line_and_on_units_of_its_own(
+    mining: int, resting: int, sizes: list[int], empty: int
+) -> None:
+    """A unit is in one part; each party gets all it asks for; the first who does not fit stops those behind it."""
+    bank = a_bank(gpu_mine=mining, standby=resting, inference=empty)
+    idle = tuple(Party(name="", count=1, unit_ids=(unit,)) for unit in units_at(bank, "inference"))
+    line = tuple(Party(name=f"p{n}", count=size) for n, size in enumerate(sizes))
+    bank = replace(bank, parties_in=line, parties_out=idle)
+    moves = [
+        a_move(units_at(bank, point), point, "inference") for point in ("gpu-mine", "standby") if units_at(bank, point)
+    ]
+    parts = assign_parties(bank, moves, POLICY, NOW_S)
+    units = [unit for found in parts.values() for _, ids, _ in found for unit in ids]
+    assert len(units) == len(set(units))
+    for at, found in parts.items():
+        assert all(set(ids) <= set(moves[at].unit_ids) and count == len(ids) for count, ids, _ in found)
+    got = Counter[str]()
+    for found in parts.values():
+        for count, _, name in found:
+            got[name] += count
+    # Empty places are the first's: they are too few for it, else it would be there.
+    expected, left, spare = {}, mining + resting, empty
+    for party in line:
+        need = party.count - spare
+        if need <= 0 or need > left:
+            break
+        expected[party.name], left, spare = need, left - need, 0
+    assert dict(got) == expected
+
+
+def test_who_leaves_leaves_whole_and_after_its_dwell_and_nobody_in_its_stead() -> None:
+    """The first to go is in its dwell: for money nobody goes, for a limit it does."""
+    ripe, fresh = a_bank(inference=2), a_bank(since_s=NOW_S - 1.0, inference=1)
+    young = replace(fresh.holdings[0], unit_ids=("9",))
+    bank = replace(
+        ripe,
+        holdings=(*ripe.holdings, young),
+        parties_out=(
+            Party(name="young", count=1, unit_ids=("9",)),
+            Party(name="pair", count=2, unit_ids=units_at(ripe, "inference")),
+        ),
+    )
+    one = a_move(units_at(ripe, "inference")[:1], "inference", "gpu-mine")
+    assert assign_parties(bank, [one], POLICY, NOW_S) == {0: []}
+    forced = replace(one, reason=Reason.LIMIT)
+    assert assign_parties(bank, [forced], POLICY, NOW_S) == {0: [(1, ("9",), "young")]}
+    three = replace(one, count=3)
+    assert assign_parties(bank, [three], POLICY, NOW_S) == {0: [(2, units_at(ripe, "inference"), "pair")]}
+
+
+def test_who_works_here_uninvited_gets_the_units_that_it_has() -> None:
+    """The plan chose other units of the same point: they are exchanged."""
+    bank = a_bank(gpu_mine=4)
+    mine = units_at(bank, "gpu-mine")
+    bank = replace(bank, parties_in=(Party(name="p", count=1, unit_ids=(mine[3],)),))
+    move = a_move(mine[:1], "gpu-mine", "inference")
+    assert assign_parties(bank, [move], POLICY, NOW_S) == {0: [(1, (mine[3],), "p")]}
+
+
+def test_parties_leave_idle_units_first() -> None:
+    """Then holders, in the order given; who holds nothing is none."""
+    parties = parties_of({"a": [3, 2], "b": [], "c": [5]}, [7, 6], 4)
+    assert [(party.name, party.count, party.unit_ids) for party in parties] == [
+        ("", 4, ("6",)),
+        ("", 4, ("7",)),
+        ("a", 8, ("3", "2")),
+        ("c", 4, ("5",)),
+    ]
+
+
+def wanted(bank: BankView, *, demand: float = 8.0) -> dict[str, int]:
+    """Return what the planner wants of a bank where watts are no matter."""
+    made = plan(make_view((bank,), grid_w=1e6), make_market(demand=demand), POLICY, NOW_S)
+    target = made.target("g")
+    assert target is not None
+    return dict(target.counts)
+
+
+def test_inference_goes_to_a_bank_only_as_far_as_somebody_would_use_it_there() -> None:
+    """Demand of a class is eight, three would come here."""
+    bank = a_bank(gpu_mine=8)
+    assert wanted(bank) == {"inference": 8}
+    assert wanted(replace(bank, inference_at_most=3)) == {"inference": 3, "gpu-mine": 5}
+    assert wanted(replace(bank, inference_at_most=0)) == {"gpu-mine": 8}
+
+
+def test_devices_leave_a_barred_point_though_it_costs_and_none_goes_there() -> None:
+    """Mining is barred: who mines rests though mining earns; who would serve does so at the point that is not barred."""
+    bank = replace(a_bank(gpu_mine=8), barred_points=frozenset({"gpu-mine"}))
+    assert wanted(bank, demand=0.0) == {"standby": 8}
+    capped = replace(a_bank(standby=8), barred_points=frozenset({"inference"}))
+    assert wanted(capped).get("inference-low") == 8
+
+
+def test_a_banks_own_dwell_counts_for_it() -> None:
+    """Its devices mine since a minute: with its own dwell of two minutes they stay, with one of half a minute they go."""
+    bank = a_bank(since_s=NOW_S - 60.0, gpu_mine=8)
+    assert wanted(replace(bank, dwell_s={Mode.MINING: 120.0})) == {"gpu-mine": 8}
+    assert wanted(replace(bank, dwell_s={Mode.MINING: 30.0})) == {"inference": 8}
