@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -64,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the rows, contenders in an order that changes from row to row."""
     options = parser().parse_args()
+    # Told to end, it ends what it has started: nodes, controller and cluster are processes of their own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = Settings()
     results: list[Result] = []
     facts: dict[str, object] = {

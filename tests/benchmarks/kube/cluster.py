@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,13 +29,19 @@ _NODES_TIMEOUT_S = 300.0
 
 @contextmanager
 def fresh_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
-    """Bring a cluster without nodes up, and take it down."""
+    """Bring a cluster without nodes up, and take it down. Raises WrongState where another run of the bench is under way."""
     place = layout("bench-kube")
-    take_down(place, say=say)  # what a run that was killed left
-    try:
-        yield bring_up(place, say=say)
-    finally:
-        take_down(place, say=say)
+    place.run.parent.mkdir(parents=True, exist_ok=True)
+    with place.run.with_name("bench-kube.owner").open("w") as owner:
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WrongState("another run of this bench is under way; two would measure each other") from None
+        take_down(place, say=say)  # what a run that was killed left
+        try:
+            yield bring_up(place, say=say)
+        finally:
+            take_down(place, say=say)
 
 
 def add_nodes(cluster: Cluster, writer: Writer, plan: SitePlan, labels: Mapping[str, Mapping[str, str]]) -> None:
