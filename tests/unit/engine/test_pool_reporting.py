@@ -124,6 +124,15 @@ def test_pool_s_own_settings_are_why_a_pod_waits(settled: Settled, pool: Any, re
     assert "customers/chat" in site.condition("DemandServed").message
 
 
+def test_caps_below_every_operating_point_are_told_as_what_they_are(settled: Settled) -> None:
+    """Not as a price: who waits can never come before somebody raises the cap, and the words say which field that is."""
+    site = settled(pool=replace(POOL, inference_cap_w=100.0))
+    site.cluster.deploy("chat", 1)
+    site.run(15)
+    assert told(site, "DemandServed") == ("False", "NoFit")
+    assert "spec.caps.inference (100 W)" in site.condition("DemandServed").message
+
+
 def test_advisory_pool_is_not_ready_and_says_how_to_let_it(settled: Settled) -> None:
     """The reason is the check's own."""
     site = settled(pool=replace(POOL, mode=PoolMode.ADVISORY))

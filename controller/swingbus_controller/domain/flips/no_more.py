@@ -43,6 +43,9 @@ class PlanReasons:
             return Barred(bar=Bar.POOL_NOT_READY, words="spec.mode is Drain: pods leave and none is let in")
         if view.availability not in PLANNABLE:
             return _unavailable(view)
+        points = {point.name for point in view.points if point.mode is Mode.INFERENCE}
+        if points and points <= view.barred_points:
+            return _capped(view, pool)
         refused = self._refused.get(bank)
         told = None if refused is None else _of_refusal(refused, view, pool)
         return told or _of_plan(self.plan, view, pool)
@@ -100,6 +103,12 @@ def _of_plan(plan: Plan, view: BankView, pool: Pool) -> Barred:
         return Barred(bar=Bar.NO_WATTS, words=full)
     words = f"the plan does not pay for it: see swingctl plan why-not {view.bank} inference"
     return Barred(bar=Bar.NOT_WORTH, words=words)
+
+
+def _capped(view: BankView, pool: Pool) -> Barred:
+    cap = "none" if pool.inference_cap_w is None else f"{pool.inference_cap_w:.0f} W"
+    words = f"spec.caps.inference ({cap}) is below every operating point of inference that the site file gives bank {view.bank}: raise it"
+    return Barred(bar=Bar.NO_FIT, words=words)
 
 
 def _pinned(view: BankView) -> Barred:
