@@ -33,12 +33,14 @@ TOKEN = "token-1"
 _KINDS = {
     "pods": ("v1", "Pod"),
     "nodes": ("v1", "Node"),
+    "namespaces": ("v1", "Namespace"),
+    "podtemplates": ("v1", "PodTemplate"),
     "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget"),
     "leases": ("coordination.k8s.io/v1", "Lease"),
     "events": ("events.k8s.io/v1", "Event"),
     "capacitypools": ("swingbus.io/v1alpha1", "CapacityPool"),
 }
-_CLUSTER_SCOPED = frozenset({"nodes", "capacitypools"})
+_CLUSTER_SCOPED = frozenset({"nodes", "namespaces", "capacitypools"})
 _WITH_STATUS = frozenset({"pods", "nodes", "poddisruptionbudgets", "capacitypools"})
 
 
