@@ -439,6 +439,16 @@ async def test_an_eviction_means_one_life(rig: Rig) -> None:
     assert await evict_pod(rig.writer, rig.life(pod), grace_s=0) == PodGone()
 
 
+async def test_an_eviction_of_a_pod_without_a_node_means_what_was_looked_at(rig: Rig) -> None:
+    """Of such a pod the real server tries for ten seconds and more before it says so; nobody waits that long."""
+    pod = await rig.make_pod("p", gates=(GATE,))
+    stale = await evict_pod(rig.writer, rig.life(pod), revision="1")
+    assert isinstance(stale, StaleView)
+    assert stale.pod.revision == pod.revision
+    assert isinstance(await evict_pod(rig.writer, rig.wrong_life("p")), OtherPod)
+    assert await rig.pod("p") == pod
+
+
 async def test_a_second_creation_adopts_the_first(rig: Rig) -> None:
     """The name comes from the flip: taken by our labels it is ours, else it is somebody's."""
     body = pod_body("miner-f1", labels={"swingbus.io/flip": "f1"})

@@ -40,6 +40,7 @@ class LeaseHolding:
         self._until_s = self._ask_at_s = float("-inf")
         self._held = asyncio.Event()
         self._log = get_logger().bind(lease=f"{namespace}/{name}")
+        self._awaited = ""  # who was told of as the holder that we wait for
         self.last_trouble = ""
 
     def left_s(self) -> float:
@@ -111,6 +112,10 @@ class LeaseHolding:
             self._lease = None
             if self._held.is_set() or self.left_s() > 0:
                 self._drop(f"the lease belongs to {self.holder}")
+            if self._awaited != self.holder:
+                self._awaited = self.holder
+                said = "NoWritePermit: another controller holds the lease; this one writes nothing until it is given back or over"
+                self._log.warning("lease_awaited", holder=self.holder, message=said)
             return
         await self._claim(lease)
 
@@ -122,6 +127,7 @@ class LeaseHolding:
             return
         self._seen = see(None, holder=self._identity, mark="", duration_s=self._terms.duration_s, now_s=began_s)
         self._until_s = began_s + self._terms.renew_within_s
+        self._awaited = ""
         if not self._held.is_set():
             self._log.info("lease_acquired", transitions_count=kept.spec.lease_transitions)
             self._held.set()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from swingbus.clock import Clock
-from swingbus.faults import InvalidInput
+from swingbus.faults import Forbidden, InvalidInput
 from swingbus_controller.adapters.kubernetes.facts import (
     FLIP_MARK,
     LIFTED_MARK,
@@ -105,6 +105,11 @@ class KubernetesCalls:
                 return _STALE
 
     async def evict_pod(self, pod: PodRef, *, only_revision: str = "") -> CallOutcome:
+        there = self._pod_of(pod.key)
+        if there is not None and there.uid != pod.uid:
+            return _GONE
+        if there is not None and only_revision and there.revision != only_revision:
+            return _STALE
         match await evict_pod(self._writer, _life(pod), revision=only_revision):
             case Accepted():
                 return _TAKEN
@@ -154,7 +159,12 @@ class KubernetesCalls:
         body = miner_body(
             template.template, pool, node, slot=slot, gpu_count=gpu_count, flip=flip, resource=self._names.resource
         )
-        match await create_pod(self._writer, body):
+        try:
+            made = await create_pod(self._writer, body)
+        except (Forbidden, InvalidInput) as fault:
+            # Admission's no: a priority class that is missing, a quota, a policy, a template that this cluster does not take.
+            return CallOutcome(answer=CallAnswer.REFUSED, detail=str(fault))
+        match made:
             case Created() | Adopted():
                 return _TAKEN
             case NameTaken(pod=other):

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from swingbus.faults import StaleRevision
+from swingbus.faults import StaleRevision, TimedOut
 from swingbus_controller.adapters.kubernetes.answers import BLOCKED_BY_BUDGET, Answer, decode, fault_of, shorten
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.resources import JSON_PATCH, PODS, ApiCall
@@ -184,7 +184,14 @@ async def evict_pod(
             "deleteOptions": _delete_options(life, grace_s=grace_s, revision=revision),
         },
     )
-    answer = await writer.send(call)
+    try:
+        answer = await writer.send(call)
+    except TimedOut:
+        # Of a pod without a node the server (1.37) tries again for ten seconds what a precondition forbids, and says nothing meanwhile.
+        now = await _what_it_is_now(writer, life)
+        if isinstance(now, StaleView) and now.pod.revision == (revision or now.pod.revision):
+            raise
+        return now
     if answer.is_ok:
         return Accepted()
     status = answer.status
