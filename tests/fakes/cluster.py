@@ -89,6 +89,7 @@ class FakeCluster:
         self.is_down = False
         self.busy_until_s = float("-inf")  # until then it asks to be left alone
         self.missing_templates: set[str] = set()
+        self.missing_classes: set[str] = set()  # of priority
         self.hollow_templates: set[str] = set()  # they have no container
         self.permit_s = 60.0
         self.dies_after: Callable[[str], bool] | None = None  # whoever calls is killed when such a call was carried out
@@ -379,6 +380,9 @@ class FakeCluster:
             said = f"PodTemplate {pool.miner_namespace}/{pool.miner_template} has no container"
             raise InvalidInput(said, reason="BAD_TEMPLATE")
         is_lost = self._called(f"make miner {node.name} {slot}")
+        if pool.miner_priority_class in self.missing_classes:
+            said = f"no PriorityClass with name {pool.miner_priority_class} was found"
+            return CallOutcome(answer=CallAnswer.REFUSED, detail=said)
         key: PodKey = (pool.miner_namespace, f"miner-{node.name}-{slot}")
         there = self.state.pods.get(key)
         if there is not None and (there.miner_pool, there.slot) != (pool.name, slot):
