@@ -21,7 +21,8 @@ from swingbus_controller.domain.power.uncontrolled import LoadWatch
 from swingbus_controller.domain.site.curtailment import SeenWindow
 from swingbus_controller.domain.site_state import SiteState
 
-KEPT_WINDOWS = 256
+# Of a feeder with a curtailment its proof is made from these; of any other the newest few are enough to look at.
+KEPT_WINDOWS, KEPT_OTHERWISE = 256, 16
 
 
 class Senses:
@@ -115,7 +116,10 @@ class Senses:
                 self._accuser.take_window(window, now_s)
                 if self._is_fresh(batch, window.start_s):
                     spec = self._state.ledger.meters[feeder].meter
-                    self._windows.setdefault(feeder, deque(maxlen=KEPT_WINDOWS)).append(
+                    seen = self._windows.setdefault(feeder, deque(maxlen=KEPT_WINDOWS))
+                    if len(seen) >= KEPT_OTHERWISE and feeder not in self._proven_feeders():
+                        seen.popleft()
+                    seen.append(
                         SeenWindow(
                             received_s=now_s,
                             start_boottime_s=window.start_s,
@@ -126,6 +130,9 @@ class Senses:
                     )
                 has_news = True
         return has_news
+
+    def _proven_feeders(self) -> set[str]:
+        return {order.feeder for order in self._state.open_curtailments()} | {self._state.site.tree.root}
 
     def _watch_load(self, window: reports.MeterWindow, now_s: float) -> None:
         watch = self._loads.get(window.feeder)

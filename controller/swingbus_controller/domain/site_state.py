@@ -69,6 +69,7 @@ class SiteState:
         self._open_flips: dict[str, Flip] = {}
         self._open_flips_of: dict[str, dict[str, Flip]] = {}
         self.curtailments: dict[str, Curtailment] = {}
+        self._open_curtailments: dict[str, Curtailment] = {}
         self.pins: dict[str, Pin] = {}
         self.lockouts: dict[str, Lockout] = {}
         self.reservations: dict[str, Reservation] = {r.name: _reservation(r) for r in site.reservations}
@@ -90,8 +91,7 @@ class SiteState:
                     held = build(Holdings, value)
                     self.holdings[held.bank] = held
                 case "curtailment":
-                    order = build(Curtailment, value)
-                    self.curtailments[order.id] = order
+                    self._keep_curtailment(build(Curtailment, value))
                 case "pin":
                     pin = build(Pin, value)
                     self.pins[pin.bank] = pin
@@ -129,7 +129,14 @@ class SiteState:
 
     def open_curtailments(self) -> list[Curtailment]:
         """Return curtailments that are not over."""
-        return [c for c in self.curtailments.values() if c.state not in OVER]
+        return list(self._open_curtailments.values())
+
+    def _keep_curtailment(self, order: Curtailment) -> None:
+        self.curtailments[order.id] = order
+        if order.state in OVER:
+            self._open_curtailments.pop(order.id, None)
+        else:
+            self._open_curtailments[order.id] = order
 
     def _keep_flip(self, flip: Flip) -> None:
         self.flips[flip.id] = flip

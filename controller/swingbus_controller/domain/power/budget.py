@@ -56,6 +56,8 @@ from swingbus_controller.domain.power.settle import TOLERANCE_W, BankProof
 from swingbus_controller.domain.power.tree import PowerTree
 from swingbus_controller.domain.power.uncontrolled import margin_w
 
+KEPT_BESIDE_SETTLING_S = 45.0
+
 
 class Hearing(Enum):
     """What the ledger made of a report."""
@@ -87,10 +89,15 @@ class Ledger:
         self._uncontrolled_max: dict[str, float] = {name: tree.uncontrolled_max_w(name) for name in tree.feeders}
         self._exceeded: dict[str, float] = {}
         self._disobeying: set[str] = set()
+        specs = list(banks)
+        # Evidence is a run of windows after the newest grant: older ones show nothing.
+        self._keep_windows_s = max((spec.settle_min_s for spec in specs), default=0.0) + KEPT_BESIDE_SETTLING_S
         self.meters: dict[str, MeterHistory] = {
-            name: MeterHistory(feeder.meter) for name, feeder in tree.feeders.items() if feeder.meter is not None
+            name: MeterHistory(feeder.meter, self._keep_windows_s)
+            for name, feeder in tree.feeders.items()
+            if feeder.meter is not None
         }
-        for spec in banks:
+        for spec in specs:
             if spec.name in self._accounts:
                 raise InvalidInput(f"bank {spec.name!r} is given twice.", reason="BANK_TWICE")
             meter = tree.nearest_meter(spec.feeder)
@@ -189,7 +196,7 @@ class Ledger:
         self.ramp = RampBucket(self.settings, started_s=event.at_s)
         self._uncontrolled.clear()
         for name, history in self.meters.items():
-            self.meters[name] = MeterHistory(history.meter)
+            self.meters[name] = MeterHistory(history.meter, self._keep_windows_s)
         for account in self._accounts.values():
             account.begin_term()
             if event.trust is not JournalTrust.CURRENT:

@@ -59,7 +59,11 @@ def is_frozen(windows: Sequence[MeterWindow]) -> bool:
 class MeterHistory:
     """The newest windows of one meter (at most 192), and when the last plausible one was received."""
 
-    def __init__(self, meter: MeterSpec) -> None:
+    def __init__(self, meter: MeterSpec, keep_s: float = math.inf) -> None:
+        """Args:
+        keep_s: windows that ended so long before the newest are forgotten: at a thousand meters they are most of the memory.
+        """
+        self._keep_s = keep_s
         self.meter = meter
         self.windows: deque[MeterWindow] = deque(maxlen=MAX_WINDOWS)
         self.received: deque[float] = deque(maxlen=MAX_WINDOWS)  # controller's clock, one per window
@@ -93,6 +97,9 @@ class MeterHistory:
         self._offset_s = min(now_s - window.end_s, self._offset_s + settings.stretch_ratio * passed_s)
         self.windows.append(window)
         self.received.append(now_s)
+        while self.windows[0].end_s < window.end_s - self._keep_s:
+            self.windows.popleft()
+            self.received.popleft()
         if not stands_still and self._repeats < 2:
             self.received_s = now_s
         return True
