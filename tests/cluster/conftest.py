@@ -139,6 +139,11 @@ def _build_or_skip(what: str, place: Layout, sets: tuple[ToolSet, ...], say: Cal
         _skip(what, str(lack))
 
 
+def skip_nodes(why: str) -> None:
+    """Skip, loudly, a test that needs real nodes."""
+    _skip("real nodes (kubelets)", why)
+
+
 def _skip(what: str, why: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must test {what}: {why}")

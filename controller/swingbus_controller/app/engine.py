@@ -462,17 +462,16 @@ class SiteEngine:
             return
         self._flip_count += 1
         flip_id = f"f-{self.state.ledger.epoch}-{self._flip_count}-"
-        self.flips.begin(
-            begun_flips(
-                self.state,
-                self.plan,
-                self.admission,
-                flip_id=flip_id,
-                now_s=now_s,
-                now_unix_s=now_unix_s,
-                times_of=self.desk.times_of,
-            )
+        begun = begun_flips(
+            self.state,
+            self.plan,
+            self.admission,
+            flip_id=flip_id,
+            now_s=now_s,
+            now_unix_s=now_unix_s,
+            times_of=self.desk.times_of,
         )
+        self.flips.begin(self.desk.paced(begun, now_s))
 
     def _reported_holdings(self) -> dict[str, Holdings]:
         """Return where machines say they are, dwell long served: enough for a plan to look at."""

@@ -307,7 +307,7 @@ class Story:
             tasks = [
                 group.create_task(self.watcher.poll()),
                 group.create_task(self.watcher.watch()),
-                group.create_task(self._push_market()),
+                group.create_task(self.push_market()),
                 group.create_task(self._mend_model()),
                 group.create_task(self._pin_before_end()),
             ]
@@ -341,7 +341,8 @@ class Story:
     async def _sleep_until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - self.run.now()))
 
-    async def _push_market(self) -> None:
+    async def push_market(self) -> None:
+        """Push the scenario's market until cancelled."""
         assert self.watcher is not None
         last: dict[str, float] = {}
         pushed_s = -1e9
