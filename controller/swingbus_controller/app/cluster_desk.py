@@ -150,10 +150,10 @@ class ClusterDesk:
     def _note_starts_and_ends(self, name: str, sight: BankSight, now_s: float) -> None:
         """Take in who has become ready, and miners that are over: nobody but us takes those away, and they hold their names."""
         if begun := sight.shown.ready - self._ready.get(name, sight.shown.ready):
-            self.blockings.note_started(name)
-            self.blockings.note_started(_miners_of(name))
             for pod in sight.pods:
                 if pod.ref in begun:
+                    # A miner that starts says nothing of customers' pods, nor they of miners.
+                    self.blockings.note_started(_miners_of(name) if self._is_ours(pod) else name)
                     self.blockings.note_started(_workload(pod.owner_uid))
         self._ready[name] = sight.shown.ready
         here = self._cluster.pods_on(sight.model.declared.node)
