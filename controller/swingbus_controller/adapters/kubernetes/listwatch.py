@@ -50,6 +50,8 @@ _BY_REASON = {
     "BAD_ANSWER": Trouble.GARBAGE,
     "ANSWER_TOO_LARGE": Trouble.REFUSED,
 }
+# What is over as soon as a watch is open.
+_KEPT_OUT = (Trouble.UNREACHABLE, Trouble.THROTTLED, Trouble.REFUSED)
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -146,6 +148,7 @@ class ListWatch(Generic[T]):
         self._log = get_logger().bind(resource=resource.plural, namespace=namespace)
         self.counts = ListWatchCounts()
         self.last_trouble = ""
+        self._last_kind: Trouble | None = None
 
     @property
     def is_synced(self) -> bool:
@@ -272,6 +275,10 @@ class ListWatch(Generic[T]):
         self.counts.watches_count += 1
         try:
             async with self._api.stream(call) as body:
+                if self._last_kind in _KEPT_OUT:
+                    self.last_trouble = (
+                        ""  # we are let in again; a kind of which nothing changes says so only much later
+                    )
                 await self._read(body)
             trouble, message = Trouble.CLOSED, ""
         except TimeoutError:
@@ -373,5 +380,5 @@ class ListWatch(Generic[T]):
                 return Trouble.REFUSED
 
     def _tell(self, event: str, trouble: Trouble, message: str) -> None:
-        self.last_trouble = message
+        self.last_trouble, self._last_kind = message, trouble
         self._log.warning(event, trouble=trouble.value, message=message, failures_count=self._course.failures_count)
