@@ -45,6 +45,7 @@ SOURCE = "pods"
 _ARRIVING = frozenset({Phase.PLANNED, Phase.DRAINING, Phase.RELEASED, Phase.SETTLING, Phase.STARTING, Phase.VERIFYING})
 # After the eviction's deadline a flip leaves its pod this long to end by itself.
 _LEAVING_GRACE_S = 60.0
+_HOLD_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class ClusterDesk:
         self._ended_miners: dict[str, list[PodRef]] = {}
         self._rejected: dict[str, frozenset[PodRef]] = {}
         self._looked_s = 0.0
+        self._unplaced_since: dict[PodRef, float] = {}
         self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
         self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._flips: FlipRunner | None = None
@@ -269,7 +271,7 @@ class ClusterDesk:
             for pod in self._cluster.unbound()
             if pod.is_waiting and pod.ref not in named and not self.resting_words(pod)
         ]
-        self.placing = place_pods(waiting, rooms, self._cluster.namespaces)
+        self.placing = place_pods(waiting, rooms, self._cluster.namespaces, holding=self._holding(now_s))
         open_banks = {room.bank for room in rooms}
         for name, sight in self.sights.items():
             if name not in open_banks:
@@ -284,6 +286,15 @@ class ClusterDesk:
         if taken:
             for name, line in self.placing.line.items():
                 self.placing.line[name] = [pod for pod in line if pod.ref not in taken]
+
+    def _holding(self, now_s: float) -> set[PodRef]:
+        """Return pods of several units for which a bank is held now: for ten minutes of every twenty that they find no room.
+
+        Else small pods take each GPU that gets free; for ever it would keep GPUs from them for a pod that may never fit.
+        """
+        unplaced = self.placing.unplaced
+        self._unplaced_since = {ref: self._unplaced_since.get(ref, now_s) for ref in unplaced}
+        return {ref for ref, since_s in self._unplaced_since.items() if (now_s - since_s) % (2 * _HOLD_S) < _HOLD_S}
 
     def _room(self, sight: BankSight, kept: Mapping[str, int], now_s: float) -> BankRoom | None:
         name = sight.model.name

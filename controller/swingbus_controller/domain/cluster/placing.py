@@ -7,7 +7,7 @@ there; who fits nowhere is no demand and is told why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swingbus_controller.domain.cluster.facts import ClusterNode, ClusterPod, PodRef, Pool, why_not_on
@@ -43,12 +43,14 @@ class Placing:
         at_most: by bank, GPUs that somebody would use there, those in use among them.
         demand: by inference class, GPUs in use and asked for.
         unfit: why a pod fits nowhere.
+        unplaced: pods of several units that fit a bank, none of which has room for them now.
     """
 
     line: dict[str, list[ClusterPod]] = field(default_factory=dict)
     at_most: dict[str, int] = field(default_factory=dict)
     demand: dict[str, int] = field(default_factory=dict)
     unfit: dict[PodRef, str] = field(default_factory=dict)
+    unplaced: set[PodRef] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class _Room:
     kept_count: int = 0  # for pods of several units
     small_count: int = 0  # GPUs of pods of one unit that may come
     groups: list[int] = field(default_factory=list)  # of pods of one unit, by their number
+    is_held: bool = False  # for a pod that does not fit yet: what gets free here is not given away one by one
 
 
 @dataclass(slots=True)
@@ -71,13 +74,18 @@ class _Group:
 
 
 def place_pods(
-    waiting: Iterable[ClusterPod], rooms: Sequence[BankRoom], namespaces: Mapping[str, Mapping[str, str]]
+    waiting: Iterable[ClusterPod],
+    rooms: Sequence[BankRoom],
+    namespaces: Mapping[str, Mapping[str, str]],
+    *,
+    holding: Collection[PodRef] = (),
 ) -> Placing:
     """Return where waiting pods could go.
 
     Args:
         waiting: pods that only our gate holds; pods that a flip brings already are left out.
         namespaces: labels by name, of enrolled namespaces only.
+        holding: pods of several units for which a bank is held although it has no room for them yet.
     """
     placing = Placing()
     places = [_Room(room, room.free_count, room.idle_count) for room in sorted(rooms, key=lambda room: room.bank)]
@@ -93,11 +101,11 @@ def place_pods(
             large += [(pod, group) for pod in group.pods]
         else:
             _offer(number, group, placing)
-    kept = _keep_places(sorted(large, key=lambda each: each[0].rank), placing)
+    kept = _keep_places(sorted(large, key=lambda each: each[0].rank), placing, holding)
     lines: dict[tuple[int, ...], list[ClusterPod]] = {}
     for place in places:
         room = place.room
-        asked_count = min(place.kept_count + place.small_count, room.free_count)
+        asked_count = 0 if place.is_held else min(place.kept_count + place.small_count, room.free_count)
         placing.at_most[room.bank] = min(room.used_count + asked_count, room.device_count)
         key = tuple(place.groups)
         if key not in lines:
@@ -163,13 +171,20 @@ def _offer(number: int, group: _Group, placing: Placing) -> None:
             place.small_count += asked_count
 
 
-def _keep_places(large: Iterable[tuple[ClusterPod, _Group]], placing: Placing) -> dict[str, list[ClusterPod]]:
-    """Keep one bank for each pod of several units; who finds no room now is demand all the same."""
+def _keep_places(
+    large: Iterable[tuple[ClusterPod, _Group]], placing: Placing, holding: Collection[PodRef]
+) -> dict[str, list[ClusterPod]]:
+    """Keep one bank for each pod of several units; who finds no room now is demand all the same, and may have a bank held for it."""
     kept: dict[str, list[ClusterPod]] = {}
     for pod, group in large:
         roomy = [place for place in group.fitting if place.left_count >= pod.gpu_count]
         if not roomy:
-            placing.demand[group.fitting[0].room.inference_class] += pod.gpu_count
+            best = max(group.fitting, key=lambda place: (place.left_count, place.room.bank))
+            placing.demand[best.room.inference_class] += pod.gpu_count
+            placing.unplaced.add(pod.ref)
+            if pod.ref in holding:
+                best.is_held = True
+                kept.setdefault(best.room.bank, []).append(pod)
             continue
         # Where most is idle nobody has to leave; of equals, the fullest, so that the largest still find a whole node.
         best = min(roomy, key=lambda p: (-min(p.idle_count, pod.gpu_count), p.left_count - pod.gpu_count, p.room.bank))
