@@ -56,20 +56,30 @@ class FaultProxy:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=behind), timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
         )
+        await self.start(0)
+        return self
+
+    async def start(self, port: int) -> None:
+        """Listen on a port, any if 0."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(self.certificates[1], self.certificates[2])
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls).start()
+        await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls).start()
         self.url = f"https://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
+
+    async def stop(self) -> int:
+        """Go away with all connections; returns the port to come back on."""
+        port = int(self._runner.addresses[0][1])
+        self.end_watches()
+        await self._runner.cleanup()
+        return port
 
     async def __aexit__(self, *_: object) -> None:
-        self.end_watches()
+        await self.stop()
         await self._session.close()
-        await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -101,6 +111,8 @@ class FaultProxy:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         ends = self._ends
         async with self._session.get(self._host + request.raw_path, headers=self._headers(request)) as told:
+            if told.status != 200:
+                return web.Response(body=await told.read(), status=told.status, content_type=told.content_type)
             await response.prepare(request)
             reading = asyncio.create_task(self._forward(request, response, told, fault))
             ended = asyncio.create_task(ends.wait())
