@@ -337,7 +337,7 @@ class ClusterDesk:
             for wish in self._wishes.get(name, ())
             if wish.tenant is Mode.INFERENCE and not wish.flip and wish.may_start
         ]
-        if not empty or not sight.may_move:
+        if not empty or not sight.may_move or self.blockings.is_resting(name, self._looked_s):
             return {}
         size = sight.model.device_class.unit_size
         places = sum(w.tenant is Mode.INFERENCE and not w.flip for w in self._wishes[name]) * size

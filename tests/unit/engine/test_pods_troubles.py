@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from swingbus_controller.domain.flips.flip import Direction, Phase
-from tests.fakes.pod_site import PodAgent, PodSite
+from tests.fakes.pod_site import POOL, PodAgent, PodSite
 
 MakeSite = Callable[..., PodSite]
 
@@ -80,7 +80,8 @@ def test_a_node_that_rejects_rests_and_the_pod_is_served_by_the_other_one(pod_si
 
 def test_a_node_that_rejects_who_comes_into_an_empty_place_rests_more_and_more(pod_site: MakeSite) -> None:
     """No flip is needed for a place that stands empty, and none fails: the node is left alone all the same, and named after three."""
-    site = pod_site()
+    # So long a dwell that the places stay those of inference.
+    site = pod_site(pool=replace(POOL, dwell_inference_s=600.0))
     site.cluster.deploy("web", 2, selector={"kubernetes.io/hostname": "gpu1"})
     quiet(site, serving=2, mining=6)
     site.cluster.failing.add("gpu1")
