@@ -6,10 +6,8 @@ as it lives. Two ways make it real: a kind that it never caches (events), and a 
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -20,47 +18,37 @@ from swingbus_controller.adapters.kubernetes.connection import ApiConnection, Co
 from swingbus_controller.adapters.kubernetes.listwatch import ListWatch
 from swingbus_controller.adapters.kubernetes.objects import KubeObject
 from swingbus_controller.adapters.kubernetes.resources import EVENTS, PODS, Resource
-from swingbus_controller.domain.cluster.mirror import Gone, Key, Seen
 from swingbus_sim.cluster.up import Cluster
 from tests.cluster.etcd import Etcd
-from tests.cluster.test_listwatch_faults import DEADLINE_S, NO_FAULT, SETTINGS
+from tests.cluster.test_listwatch_faults import NO_FAULT, SETTINGS
 from tests.contract.test_kubernetes_api import on_cluster
 from tests.fakes.api_server.certificates import write_certificates
 from tests.fakes.api_server.faults import Meanwhile
 from tests.fakes.api_server.proxy import FaultProxy
-from tests.fakes.kube_rig import GATE, event_body, pod_body
+from tests.fakes.kube_rig import GATE, Follower, event_body, pod_body
 
 pytestmark = pytest.mark.cluster
 _READY_TIMEOUT_S = 60.0
 
 
-class Site:
+class Site(Follower[KubeObject]):
     """A list-watch of one kind through a proxy, its consumer, and what to do to the server meanwhile (it waits for each)."""
 
     def __init__(
         self, cluster: Cluster, proxy: FaultProxy, namespace: str, api: ApiConnection, resource: Resource
     ) -> None:
         self.cluster, self.proxy, self.namespace, self.resource = cluster, proxy, namespace, resource
-        self.watch: ListWatch[KubeObject] = ListWatch(
-            api,
-            resource,
-            KubeObject,
-            clock=SystemClock(),
-            chance=random.Random(1),
-            namespace=namespace,
-            settings=SETTINGS,
+        super().__init__(
+            ListWatch(
+                api,
+                resource,
+                KubeObject,
+                clock=SystemClock(),
+                chance=random.Random(1),
+                namespace=namespace,
+                settings=SETTINGS,
+            )
         )
-        self.known: dict[Key, KubeObject] = {}
-        self.gone: list[str] = []
-
-    async def follow(self) -> None:
-        async for change in self.watch.changes():
-            match change:
-                case Seen(obj):
-                    self.known[obj.key] = obj
-                case Gone(obj):
-                    self.gone.append(obj.uid)
-                    assert self.known.pop(obj.key, obj).uid == obj.uid
 
     def make(self, *names: str) -> None:
         for name in names:
@@ -84,25 +72,8 @@ class Site:
 
     async def until_equal(self) -> None:
         there = self.there()
-        await until(lambda: {obj.metadata.name: obj.uid for obj in self.watch.snapshot().values()} == there)
-        await until(lambda: {obj.metadata.name: obj.uid for obj in self.known.values()} == there)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Run list-watch and consumer."""
-        async with asyncio.TaskGroup() as tasks:
-            started = [tasks.create_task(self.watch.run()), tasks.create_task(self.follow())]
-            try:
-                yield
-            finally:
-                for task in started:
-                    task.cancel()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not holds():
-            await asyncio.sleep(0.01)
+        await self.until(lambda: {obj.metadata.name: obj.uid for obj in self.watch.snapshot().values()} == there)
+        await self.until(lambda: {obj.metadata.name: obj.uid for obj in self.known.values()} == there)
 
 
 @pytest.fixture
@@ -151,9 +122,9 @@ async def test_after_a_compaction_every_end_is_told(
         await site.until_equal()
         site.proxy.faults.next("watch", Meanwhile(meanwhile))
         site.proxy.end_watches()
-        await until(lambda: site.watch.counts.lists_by_reason["expired"] > 0)
+        await site.until(lambda: site.watch.counts.lists_by_reason["expired"] > 0)
         await site.until_equal()
-        await until(lambda: len(site.gone) >= 2)
+        await site.until(lambda: len(site.gone) >= 2)
     assert sorted(site.gone) == sorted([before["a"], before["b"]])
     assert set(site.there()) == {"a", "c", "d", "e", "g", "h"}
     assert (site.watch.counts.watch_ends["expired"], site.watch.counts.lists_by_reason["expired"]) == (1, 1)
@@ -191,6 +162,6 @@ async def test_a_compaction_alone_is_hidden_by_the_servers_cache(place: Callable
         before = site.there()
         site.proxy.faults.next("watch", Meanwhile(meanwhile))
         site.proxy.end_watches()
-        await until(lambda: site.gone == [before["a"]])
+        await site.until(lambda: site.gone == [before["a"]])
         await site.until_equal()
     assert site.watch.counts.lists_by_reason == {"start": 1}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -19,7 +17,6 @@ from swingbus_controller.adapters.kubernetes.listwatch import ListWatch, ListWat
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.pod_writes import delete_pod
 from swingbus_controller.adapters.kubernetes.resources import PODS, ApiCall
-from swingbus_controller.domain.cluster.mirror import Gone, Key, Seen
 from swingbus_sim.cluster.up import Cluster
 from tests.contract.test_kubernetes_api import Rig, on_cluster
 from tests.fakes.api_server.certificates import write_certificates
@@ -27,10 +24,9 @@ from tests.fakes.api_server.faults import CutBody, Fault, Hang, Html, Meanwhile,
 from tests.fakes.api_server.proxy import FaultProxy
 from tests.fakes.api_server.store import Refusal, expired
 from tests.fakes.api_server.watching import line
-from tests.fakes.kube_rig import GATE
+from tests.fakes.kube_rig import GATE, Follower, versions
 
 pytestmark = pytest.mark.cluster
-DEADLINE_S = 20.0
 SETTINGS = ListWatchSettings(page_objects=2, silence_s=1.0, pause_base_s=0.01, pause_longest_s=0.1)
 NO_FAULT = Meanwhile(lambda: None)
 _PAGE = msgspec.json.Decoder(Page[Pod])
@@ -60,22 +56,12 @@ WATCH_FAULTS: dict[str, Fault] = {
 }
 
 
-class Site:
+class Site(Follower[Pod]):
     """The real server, the proxy, a list-watch through it and its consumer."""
 
     def __init__(self, rig: Rig, proxy: FaultProxy, watch: ListWatch[Pod]) -> None:
-        self.rig, self.proxy, self.watch = rig, proxy, watch
-        self.known: dict[Key, Pod] = {}
-        self.gone: list[str] = []
-
-    async def follow(self) -> None:
-        async for change in self.watch.changes():
-            match change:
-                case Seen(obj):
-                    self.known[obj.key] = obj
-                case Gone(obj):
-                    self.gone.append(obj.uid)
-                    assert self.known.pop(obj.key, obj).uid == obj.uid
+        super().__init__(watch)
+        self.rig, self.proxy = rig, proxy
 
     async def make(self, *names: str) -> list[Pod]:
         return [await self.rig.make_pod(name, gates=(GATE,)) for name in names]
@@ -86,21 +72,11 @@ class Site:
         await delete_pod(self.rig.writer, self.rig.life(pod), grace_s=0)
         return pod.uid
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while not holds():
-                await asyncio.sleep(0.01)
-
     async def until_equal(self) -> None:
         """Wait until copy and consumer know what the server says when asked directly."""
         call = ApiCall(verb="list", resource=PODS, namespace=self.rig.namespace)
         there = versions({pod.key: pod for pod in decode(await self.rig.api.call(call), _PAGE, call).items})
-        await self.until(lambda: versions(dict(self.watch.snapshot())) == there)
-        await self.until(lambda: versions(self.known) == there)
-
-
-def versions(pods: dict[Key, Pod]) -> dict[Key, tuple[str, str]]:
-    return {key: (pod.uid, pod.revision) for key, pod in pods.items()}
+        await self.until_versions(lambda: there)
 
 
 @pytest.fixture
@@ -128,24 +104,12 @@ async def site(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Site]:
             yield made
 
 
-@asynccontextmanager
-async def running(site: Site) -> AsyncIterator[None]:
-    """Run list-watch and consumer."""
-    async with asyncio.TaskGroup() as tasks:
-        started = [tasks.create_task(site.watch.run()), tasks.create_task(site.follow())]
-        try:
-            yield
-        finally:
-            for task in started:
-                task.cancel()
-
-
 @pytest.mark.parametrize("page", [0, 1, 2])
 @pytest.mark.parametrize("fault", LIST_FAULTS)
 async def test_a_list_survives(site: Site, fault: str, page: int) -> None:
     """Whatever happens to whichever page, the copy becomes whole, and nothing is told as gone that is there."""
     site.proxy.faults.next("list", *[NO_FAULT] * page, LIST_FAULTS[fault])
-    async with running(site):
+    async with site.running():
         await site.watch.wait_synced()
         await site.until_equal()
         assert site.watch.counts.list_failures.total() == 1
@@ -155,7 +119,7 @@ async def test_a_list_survives(site: Site, fault: str, page: int) -> None:
 @pytest.mark.parametrize("fault", WATCH_FAULTS)
 async def test_a_watch_survives(site: Site, fault: str) -> None:
     """Pods come, go and come again under their names while the watch is wrong: the copy ends right and every end is told."""
-    async with running(site):
+    async with site.running():
         await site.watch.wait_synced()
         site.proxy.faults.next("watch", WATCH_FAULTS[fault])
         site.proxy.end_watches()

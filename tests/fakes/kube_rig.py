@@ -1,17 +1,78 @@
-"""A fake API server with a connection to it, and short ways to make what tests need."""
+"""A fake API server with a connection to it, who follows a list-watch, and short ways to make what tests need."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from swingbus_controller.adapters.kubernetes.access import load_in_cluster
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection, ConnectionSettings
+from swingbus_controller.adapters.kubernetes.listwatch import ListWatch
+from swingbus_controller.adapters.kubernetes.objects import KubeObject
+from swingbus_controller.domain.cluster.mirror import Change, Gone, Key, Seen
 from tests.fakes.api_server.server import TOKEN, FakeApiServer
 
 GATE = "swingbus.io/power"
+T = TypeVar("T", bound=KubeObject)
+
+
+class Follower(Generic[T]):
+    """A consumer of a list-watch that believes only what it is told; `told` is that, in order. Closed, `gate` makes it a slow one."""
+
+    deadline_s = 20.0
+
+    def __init__(self, watch: ListWatch[T]) -> None:
+        self.watch = watch
+        self.told: list[Change[T]] = []
+        self.known: dict[Key, T] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def follow(self) -> None:
+        async for change in self.watch.changes():
+            self.told.append(change)
+            if isinstance(change, Seen):
+                self.known[change.obj.key] = change.obj
+            else:
+                # A life that began and ended between two looks is told by its end alone.
+                known = self.known.pop(change.obj.key, change.obj)
+                assert known.uid == change.obj.uid, "the end of another life"
+            await self.gate.wait()
+
+    @property
+    def gone(self) -> list[str]:
+        """The uids that were told as gone, in order."""
+        return [change.obj.uid for change in self.told if isinstance(change, Gone)]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run list-watch and consumer."""
+        async with asyncio.TaskGroup() as tasks:
+            started = [tasks.create_task(self.watch.run()), tasks.create_task(self.follow())]
+            try:
+                yield
+            finally:
+                for task in started:
+                    task.cancel()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        async with asyncio.timeout(self.deadline_s):
+            while not holds():
+                await asyncio.sleep(0.005)
+
+    async def until_versions(self, there: Callable[[], Mapping[Key, tuple[str, str]]]) -> None:
+        """Wait until copy and consumer know these lives and revisions."""
+        await self.until(lambda: versions(self.watch.snapshot()) == there())
+        await self.until(lambda: versions(self.known) == there())
+
+
+def versions(objects: Mapping[Key, T]) -> dict[Key, tuple[str, str]]:
+    """Return uid and revision of each object."""
+    return {key: (obj.uid, obj.revision) for key, obj in objects.items()}
 
 
 def in_cluster_files(folder: Path, server: FakeApiServer, token: str = TOKEN) -> dict[str, str]:

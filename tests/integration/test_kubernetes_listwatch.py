@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +16,13 @@ from swingbus_controller.adapters.kubernetes.connection import ConnectionSetting
 from swingbus_controller.adapters.kubernetes.listwatch import ListWatch, ListWatchSettings
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.resources import PODS
-from swingbus_controller.domain.cluster.mirror import Change, Gone, Key, Seen
+from swingbus_controller.domain.cluster.mirror import Gone, Key, Seen
 from tests.fakes.api_server.certificates import write_certificates
 from tests.fakes.api_server.faults import CutBody, Hang, Html, Meanwhile, Redirect, Refuse, Reply, WatchFault
 from tests.fakes.api_server.server import TOKEN, FakeApiServer
 from tests.fakes.api_server.store import Refusal, expired
 from tests.fakes.api_server.watching import line
-from tests.fakes.kube_rig import connected
+from tests.fakes.kube_rig import Follower, connected
 
 QUICK = ListWatchSettings(
     page_objects=2,
@@ -42,42 +42,22 @@ async def server(tmp_path: Path) -> AsyncIterator[FakeApiServer]:
         yield running
 
 
-class Follower:
-    """A consumer that believes only what it is told; `told` is what it was told, in order."""
+class PodFollower(Follower[Pod]):
+    """Who follows the double's pods."""
+
+    deadline_s = DEADLINE_S
 
     def __init__(self, server: FakeApiServer, watch: ListWatch[Pod]) -> None:
+        super().__init__(watch)
         self.server = server
-        self.watch = watch
-        self.told: list[Change[Pod]] = []
-        self.known: dict[Key, Pod] = {}
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def follow(self) -> None:
-        async for change in self.watch.changes():
-            self.told.append(change)
-            if isinstance(change, Seen):
-                self.known[change.obj.key] = change.obj
-            else:
-                # A life that began and ended between two looks is told by its end alone.
-                known = self.known.pop(change.obj.key, change.obj)
-                assert known.uid == change.obj.uid, "the end of another life"
-            await self.gate.wait()
 
     def ends(self) -> list[tuple[str, bool]]:
         """Return the names that were told as gone, and whether their last state was seen."""
         return [(change.obj.metadata.name, change.is_last_state) for change in self.told if isinstance(change, Gone)]
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds."""
-        async with asyncio.timeout(DEADLINE_S):
-            while not holds():
-                await asyncio.sleep(0.005)
-
     async def until_equal(self) -> None:
         """Wait until copy and consumer know exactly what the server has."""
-        await self.until(lambda: self._versions(self.watch.snapshot()) == self._server_versions())
-        await self.until(lambda: self._versions(self.known) == self._server_versions())
+        await self.until_versions(self._server_versions)
 
     def _server_versions(self) -> dict[Key, tuple[str, str]]:
         return {
@@ -88,29 +68,19 @@ class Follower:
             for obj in self.server.store.select("pods", "")
         }
 
-    @staticmethod
-    def _versions(objects: object) -> dict[Key, tuple[str, str]]:
-        assert isinstance(objects, dict)
-        return {key: (pod.uid, pod.revision) for key, pod in objects.items()}
-
     async def watching(self) -> None:
         """Wait until a watch stands."""
         await self.until(lambda: self.server.watches.open_count > 0)
 
 
 @asynccontextmanager
-async def following(server: FakeApiServer, settings: ListWatchSettings = CALM) -> AsyncIterator[Follower]:
+async def following(server: FakeApiServer, settings: ListWatchSettings = CALM) -> AsyncIterator[PodFollower]:
     """Run a list-watch of pods with a consumer."""
     async with connected(server, ConnectionSettings(call_timeout_s=0.5)) as api:
         watch = ListWatch(api, PODS, Pod, clock=SystemClock(), chance=random.Random(1), settings=settings)
-        follower = Follower(server, watch)
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(watch.run()), tasks.create_task(follower.follow())]
-            try:
-                yield follower
-            finally:
-                for task in running:
-                    task.cancel()
+        follower = PodFollower(server, watch)
+        async with follower.running():
+            yield follower
 
 
 def make(server: FakeApiServer, *names: str) -> None:
