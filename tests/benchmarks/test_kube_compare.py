@@ -111,6 +111,17 @@ def test_aims_are_judged_for_ours_alone_and_a_pod_never_bound_meets_none() -> No
     assert verdicts(result("a PriorityClass")) == []
 
 
+def test_seconds_have_a_bar_only_where_watts_are_free() -> None:
+    """At 80 % of nameplate some forty GPUs can turn to inference before a neighbour must shrink; 64 cannot, and are told without a bar."""
+    few, many = (Row(node_count=50, arrivals=count, limit_ratio=0.8) for count in (40, 64))
+    assert few.has_free_watts and not many.has_free_watts
+    assert Row(node_count=50, arrivals=64, limit_ratio=0.9).has_free_watts
+
+    judged = verdicts(replace(result(OURS, arrivals=64), row=many))
+
+    assert [verdict.aim for verdict in judged] == ["0 W*s over the limit"]
+
+
 def test_report_holds_every_result_with_its_aims(tmp_path: Path) -> None:
     """Machines read the same as people."""
     path = tmp_path / "a" / "report.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from swingbus_sim.kwok_site.measures import Totals
-from swingbus_sim.kwok_site.plan import SitePlan
+from swingbus_sim.kwok_site.plan import MINE_W, SERVE_W, SitePlan
 from tests.benchmarks.figure import percentile
 
 
@@ -41,6 +41,16 @@ class Row:
     def gpu_count(self) -> int:
         """All GPUs of the site."""
         return self.node_count * self.plan.gpus_per_node
+
+    @property
+    def has_free_watts(self) -> bool:
+        """Whether all that come fit the limit while everybody else mines on: else somebody must shrink and be proven first."""
+        plan = self.plan
+        per_gpu_w = (plan.node_counted_w(SERVE_W) - plan.node_counted_w(MINE_W)) / plan.gpus_per_node
+        largest_w = (plan.node_counted_w(SERVE_W) - plan.node_counted_w(0.0)) / plan.gpus_per_node
+        margin_w = 0.005 * plan.limit_w + 3.0 * largest_w  # what our controller keeps for meters and self-wakers
+        mining_w = plan.node_count * plan.node_counted_w(MINE_W)
+        return mining_w + self.arrivals * self.repeats * per_gpu_w <= plan.limit_w - margin_w
 
     @property
     def stay_s(self) -> float:

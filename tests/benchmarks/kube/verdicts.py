@@ -68,6 +68,8 @@ def verdicts(result: Result) -> list[Verdict]:
             is_met=result.totals.over_limit_ws == 0.0,
         )
     ]
+    if not result.row.has_free_watts:
+        return found  # another bank has to shrink and be proven first: that takes what its meter takes, and has no bar
     if result.row.arrivals == 1:
         found += [
             _at_most("one pod, POST to bound p50", result.bound.p50_s, ONE_P50_S),
