@@ -19,6 +19,10 @@ from swingbus_sim.kwok_site.timeline import Timeline
 _TERMINAL = ("Failed", "Succeeded")
 
 
+def _tell_nobody(_what: str, _view: PodView, _at_s: float) -> None:
+    """Stand where nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodView:
     """What a kubelet needs to know of a pod that is bound to its node."""
@@ -77,9 +81,7 @@ class Kubelet:
     random: Random
     times: KubeletTimes = field(default_factory=KubeletTimes)
     faults: PodFaults = field(default_factory=PodFaults)
-    note: Callable[[str, PodView, float], None] = lambda what, view, at_s: (
-        None
-    )  # told of each process that starts or ends
+    note: Callable[[str, PodView, float], None] = _tell_nobody  # told of each process that starts or ends
     _pods: dict[str, _Held] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)  # why, by uid
     _down_until_s: float = -math.inf
