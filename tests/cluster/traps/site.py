@@ -95,7 +95,7 @@ class TrapSite:
             return None
 
     def lives(self, prefix: str, namespace: str = CUSTOMERS) -> list[Seen]:
-        """Return every life, over or not, of pods whose names begin so, since this test began, in the order they were seen."""
+        """Return every life, over or not, of pods whose names begin so, in the order they were seen; each test has names of its own."""
         return [seen for seen in self.witness.pods(namespace) if seen.name.startswith(prefix)]
 
     def working(self, prefix: str, namespace: str = CUSTOMERS) -> list[dict[str, Any]]:
