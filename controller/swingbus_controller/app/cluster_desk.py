@@ -191,14 +191,7 @@ class ClusterDesk:
 
     def _swap(self, name: str, sight: BankSight) -> None:
         holdings, flips = self._state.holdings[name], self._state.open_flips(name)
-        wishes = unit_wishes(
-            sight.model,
-            holdings,
-            flips,
-            free_units=sight.free_units,
-            vacancies=self._vacancies.get(name),
-            is_locked_out=name in self._state.lockouts,
-        )
+        wishes = self._unit_wishes(name, sight)
         pods = {u: pod.ref for pod in sight.pods if not pod.is_leaving for u in sight.units.get(pod.key, ())}
         swaps = find_swaps(
             wishes, sight.tenants, held_units=sight.held_units, fixed_units=holdings.charged_units(), pods=pods
@@ -206,8 +199,18 @@ class ClusterDesk:
         if swaps and self._flips is not None:
             held, changed = swap_roles(holdings, flips, swaps)
             self._recorder.record(*self._flips.swapped_entries(changed, held))
-            wishes = unit_wishes(sight.model, held, self._state.open_flips(name), free_units=sight.free_units)
+            wishes = self._unit_wishes(name, sight)
         self._wishes[name] = wishes
+
+    def _unit_wishes(self, name: str, sight: BankSight) -> list[UnitWish]:
+        return unit_wishes(
+            sight.model,
+            self._state.holdings[name],
+            self._state.open_flips(name),
+            free_units=sight.free_units,
+            vacancies=self._vacancies.get(name),
+            is_locked_out=name in self._state.lockouts,
+        )
 
     def _follow(self, now_s: float) -> None:
         """Give the place of a pod that is gone to the next in line, or let its flip go."""
@@ -506,18 +509,9 @@ class ClusterDesk:
         """Return every call that is due now."""
         due: list[NodeMoves] = []
         for name, sight in self.sights.items():
-            holdings = self._state.holdings.get(name)
-            if not sight.may_move or sight.node is None or holdings is None:
+            if not sight.may_move or sight.node is None or name not in self._state.holdings:
                 continue
-            flips = self._state.open_flips(name)
-            wishes = unit_wishes(
-                sight.model,
-                holdings,
-                flips,
-                free_units=sight.free_units,
-                vacancies=self._vacancies.get(name),
-                is_locked_out=name in self._state.lockouts,
-            )
+            wishes = self._unit_wishes(name, sight)
             named = {wish.pod for wish in wishes if wish.pod is not None}
             coming = [pod for ref in named if (pod := self._cluster.pod(ref)) is not None and pod.is_waiting]
             moves = pod_moves(
