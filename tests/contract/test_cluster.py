@@ -344,6 +344,34 @@ async def test_two_budgets_block_for_ever(rig: ClusterRig) -> None:
     await until(rig, is_gone(rig, pod))
 
 
+async def test_what_changed_unseen_is_stale(rig: ClusterRig) -> None:
+    """The copy is always a little old: what came between it and the call counts, all the same."""
+    calls, pool = rig.cluster.calls, pool_of(rig)
+    gated, bound = await rig.make_pod("gated"), await run_pod(rig, "bound")
+    rig.hear(False)
+    for pod in (gated, bound):
+        await rig.note(pod)
+    assert (await calls.lift_gate(gated, node_of(rig), pool, flip="f-1")).answer is CallAnswer.STALE
+    assert (await calls.evict_pod(bound.ref, only_revision=bound.revision)).answer is CallAnswer.STALE
+    rig.hear(True)
+    assert (await rig.touch(gated)).is_waiting
+    assert not (await rig.touch(bound)).is_leaving
+
+
+async def test_who_was_followed_unseen_is_gone(rig: ClusterRig) -> None:
+    """Another has the name now, and the copy does not know yet: no call touches it."""
+    calls, pool = rig.cluster.calls, pool_of(rig)
+    old = await rig.make_pod("p")
+    rig.hear(False)
+    await rig.follow_up(old)
+    assert (await calls.lift_gate(old, node_of(rig), pool, flip="f-1")).answer is CallAnswer.GONE
+    assert (await calls.delete_pod(old.ref, grace_s=0)).answer is CallAnswer.GONE
+    assert (await calls.evict_pod(old.ref)).answer is CallAnswer.GONE
+    rig.hear(True)
+    await until(rig, is_gone(rig, old))
+    assert (await rig.touch(rig.cluster.state.pods[old.key])).is_waiting
+
+
 # Miners.
 
 

@@ -49,11 +49,28 @@ class Permit:
 
 
 @dataclass
+class Heard:
+    """A watch whose lines wait until somebody hears."""
+
+    lines: ByteStream
+    hears: asyncio.Event
+
+    async def read_some(self) -> bytes:
+        some = await self.lines.read_some()
+        await self.hears.wait()
+        return some
+
+
+@dataclass
 class CountingApi:
-    """An API server, and every write that was sent to it."""
+    """An API server, and every write that was sent to it; what its watches say is heard only while `hears` is set."""
 
     api: ApiConnection
     writes: list[ApiCall] = field(default_factory=list)
+    hears: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.hears.set()
 
     async def call(self, call: ApiCall, *, timeout_s: float | None = None) -> Answer:
         if call.verb not in ("get", "list", "watch"):
@@ -63,7 +80,7 @@ class CountingApi:
     @asynccontextmanager
     async def stream(self, call: ApiCall) -> AsyncIterator[ByteStream]:
         async with self.api.stream(call) as lines:
-            yield lines
+            yield Heard(lines, self.hears)
 
 
 @dataclass
@@ -127,19 +144,24 @@ class ApiRig:
     async def make_pod(
         self, name: str, *, gates: tuple[str, ...] = (OURS,), labels: Mapping[str, str] | None = None, node: str = ""
     ) -> ClusterPod:
-        body = pod_body(name, gates=gates, labels=dict(labels or {}), terminationGracePeriodSeconds=2)
-        body["spec"]["containers"][0]["resources"] = {"limits": {_GPU: "1"}}
-        if node:
-            body["spec"]["nodeSelector"] = {HOSTNAME_LABEL: node}
-        made = json.loads(await self._create(PODS, self.namespace, body))
-        return await self._seen(made)
+        made = await self._create(PODS, self.namespace, _pod(name, gates, labels or {}, node))
+        return await self._seen(json.loads(made))
 
     async def make_foreign(self, name: str) -> None:
         await self._create(PODS, self.miner_namespace, pod_body(name, gates=(THEIRS,)))
 
     async def touch(self, pod: ClusterPod) -> ClusterPod:
-        note = {"metadata": {"annotations": {"example.com/note": new_name("note")}}}
-        return await self._seen(json.loads(await self._patch(PODS, pod.namespace, pod.name, note)))
+        return await self._seen(json.loads(await self._note(pod)))
+
+    def hear(self, is_hearing: bool) -> None:
+        (self.ours.hears.set if is_hearing else self.ours.hears.clear)()
+
+    async def note(self, pod: ClusterPod) -> None:
+        await self._note(pod)
+
+    async def follow_up(self, pod: ClusterPod) -> None:
+        await self.drop(pod)
+        await self._create(PODS, pod.namespace, _pod(pod.name, (OURS,), {}, ""))
 
     async def end(self, pod: ClusterPod) -> None:
         status = {"phase": "Failed", "conditions": [{"type": "Ready", "status": "False"}]}
@@ -229,6 +251,10 @@ class ApiRig:
         await until(self, is_seen)
         return pods[key]
 
+    async def _note(self, pod: ClusterPod) -> bytes:
+        note = {"metadata": {"annotations": {"example.com/note": new_name("note")}}}
+        return await self._patch(PODS, pod.namespace, pod.name, note)
+
     async def _make_template(self, name: str, containers: list[dict[str, Any]]) -> None:
         await self._create(POD_TEMPLATES, self.miner_namespace, self._template(name, containers))
 
@@ -258,3 +284,12 @@ class ApiRig:
         answer = await self.admin.call(call)
         assert answer.is_ok, answer.body
         return answer.body
+
+
+def _pod(name: str, gates: tuple[str, ...], labels: Mapping[str, str], node: str) -> dict[str, Any]:
+    """Return a pod of one GPU."""
+    body = pod_body(name, gates=gates, labels=dict(labels), terminationGracePeriodSeconds=2)
+    body["spec"]["containers"][0]["resources"] = {"limits": {_GPU: "1"}}
+    if node:
+        body["spec"]["nodeSelector"] = {HOSTNAME_LABEL: node}
+    return body

@@ -52,6 +52,18 @@ class ClusterRig(Protocol):
         """Somebody notes something on a pod; return it as `cluster` shows it then."""
         ...
 
+    def hear(self, is_hearing: bool) -> None:
+        """Let the copy hear of no change, where it can lag at all; or again."""
+        ...
+
+    async def note(self, pod: ClusterPod) -> None:
+        """Somebody notes something on a pod, heard or not."""
+        ...
+
+    async def follow_up(self, pod: ClusterPod) -> None:
+        """A pod is taken away by force and a gated one made under its name, heard or not."""
+        ...
+
     async def end(self, pod: ClusterPod) -> None:
         """Its containers end with a failure."""
         ...
@@ -164,6 +176,16 @@ class VirtualRig:
 
     async def touch(self, pod: ClusterPod) -> ClusterPod:
         return self.fake.put(pod)
+
+    def hear(self, is_hearing: bool) -> None:
+        """Nothing lags here."""
+
+    async def note(self, pod: ClusterPod) -> None:
+        self.fake.put(pod)
+
+    async def follow_up(self, pod: ClusterPod) -> None:
+        await self.drop(pod)
+        await self.make_pod(pod.name)
 
     async def end(self, pod: ClusterPod) -> None:
         self.fake.put(replace(pod, is_over=True, is_ready=False, failure="Failed"))
