@@ -12,7 +12,7 @@ from swingbus_controller.adapters.kubernetes.access import load_in_cluster
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection
 from swingbus_controller.adapters.kubernetes.resources import MERGE_PATCH, NAMESPACES, ApiCall
 from swingbus_sim.cluster.up import Cluster
-from tests.contract import test_cluster as suite
+from tests.contract import test_cluster, test_cluster_calls
 from tests.contract.test_kubernetes_api import on_cluster
 from tests.fakes.api_server.certificates import write_certificates
 from tests.fakes.api_server.proxy import FaultProxy
@@ -20,8 +20,9 @@ from tests.fakes.cluster_api_rig import ApiRig, CountingApi
 from tests.fakes.cluster_rigs import ENROLLED
 
 pytestmark = pytest.mark.cluster
-# Every test of the suite is collected here again, with the fixture below.
-globals().update({name: test for name, test in vars(suite).items() if name.startswith("test_")})
+# Every test of both halves is collected here again, with the fixture below.
+for _half in (test_cluster, test_cluster_calls):
+    globals().update({name: test for name, test in vars(_half).items() if name.startswith("test_")})
 _CLASSES = "/apis/scheduling.k8s.io/v1/priorityclasses"
 _NODES = ("kwok-001", "kwok-002")
 
