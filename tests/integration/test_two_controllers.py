@@ -209,3 +209,19 @@ async def test_with_a_folder_of_its_own_it_writes_nothing_until_the_lease_is_ove
     pool["spec"]["mode"] = "Advisory"  # a status is written on change only
     rig.server.store.update(POOL, pool)
     await rig.until(lambda: ("patch", "capacitypools/status") in rig.server.written_by("second"))
+
+
+async def test_one_that_is_told_to_end_lets_the_other_write_at_once(rig: Rig) -> None:
+    """The lease is given back, nobody waits for its end."""
+    first = await rig.start("first", "data")
+    await rig.until(lambda: bool(rig.server.pool_status))
+    holder = rig.server.holder
+    second = await rig.start("second", "other")
+    await rig.until(lambda: bool(second.says("lease_awaited")))
+    first.process.terminate()
+    assert await first.process.wait() == 0
+    assert rig.server.holder == ""
+    took_s = await rig.until(lambda: bool(rig.server.holder))
+    print(f"a lease that was given back is taken after {took_s:.1f} s")
+    assert took_s < TERMS.retry_s + 2.0
+    assert rig.server.holder != holder and ("update", "leases") in rig.server.written_by("second")
