@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swingbus.faults import WrongState
+from swingbus_sim.cluster.processes import wait_until
 from swingbus_sim.kwok_site.measures import total
 from tests.benchmarks.figure import check
 from tests.benchmarks.kube.accounting import ApiWrites, Usage, control_plane_pids
@@ -75,6 +76,14 @@ def _fill(contender: Contender, stage: Stage, standing: Standing, say: Callable[
     contender.start_miners(stage)
     timeout_s = 120.0 + 0.5 * stage.row.gpu_count
     standing.nodes.wait(lambda seen: seen["mining"] == count, what=f"{count} GPUs mine", timeout_s=timeout_s)
+    # KWOK plays its Stages one after another: what it still owes to thousands of new pods would delay the first that is deleted.
+    starting = f"/api/v1/namespaces/{stage.plan.miner_namespace}/pods?fieldSelector=status.phase=Pending,spec.nodeName!=&limit=1"
+    wait_until(
+        lambda: not stage.cluster.api.get(starting)["items"],
+        what="KWOK has started all",
+        timeout_s=timeout_s,
+        poll_s=1.0,
+    )
     say(f"{contender.name}: {count} of {stage.row.gpu_count} GPUs mine")
     time.sleep(max(stage.row.dwell_s, _AT_REST_S) + _BASELINE_S)
 
