@@ -73,6 +73,7 @@ class FakeCluster:
         self.workloads: dict[str, Workload] = {}
         self.running: dict[PodRef, Running] = {}
         self.processes: list[Process] = []
+        self.ended: list[PodRef] = []  # told as ended, not yet forgotten
         self.ends: dict[PodRef, float] = {}  # processes of pods that are gone, and when they end
         self.preempted: list[str] = []
         self.victims: dict[PodRef, list[PodRef]] = {}
@@ -166,6 +167,8 @@ class FakeCluster:
 
     def step(self) -> None:
         now_s = self.now()
+        while self.ended:
+            self.state.lose_pod(self.ended.pop())
         for ref, run in list(self.running.items()):
             pod = self.state.pod(ref)
             if pod is None:
@@ -191,8 +194,12 @@ class FakeCluster:
                 self.processes.append(Process(run.node, gpu, str(ref), ref.uid, is_miner))
 
     def _remove(self, ref: PodRef) -> None:
-        self.running.pop(ref, None)
-        self.state.lose_pod(ref)
+        pod = self.state.pod(ref)
+        if self.running.pop(ref, None) is None or pod is None or not pod.is_leaving:
+            self.state.lose_pod(ref)
+        else:  # kubelet tells that it ended before the API forgets it
+            self._see(replace(pod, is_over=True, failure="exit code 143"))
+            self.ended.append(ref)
         lingers_s = self.slow_to_end_s.pop(ref.name, 0.0)
         if lingers_s > 0.0:
             self.ends[ref] = self.now() + lingers_s

@@ -164,8 +164,9 @@ class ClusterDesk:
         for ref in rejected.keys() - self._rejected.get(name, rejected.keys()):
             self.blockings.note_rejected(name, ref, rejected[ref], now_s)
         self._rejected[name] = frozenset(rejected)
-        ended = [pod for pod in here if pod.is_over and self._is_ours(pod)]
-        self._ended_miners[name] = [pod.ref for pod in ended if not pod.is_leaving]
+        # Who was asked to leave ends too, most with an error: that says nothing of whether the next would run.
+        ended = [pod for pod in here if pod.is_over and not pod.is_leaving and self._is_ours(pod)]
+        self._ended_miners[name] = [pod.ref for pod in ended]
         for pod in ended:
             self.blockings.note_rejected(_miners_of(name), pod.ref, pod.failure or "it ended", now_s)
 

@@ -32,6 +32,18 @@ def test_demand_rises_miners_leave_and_gates_are_lifted(pod_site: MakeSite) -> N
     assert not site.cluster.evicted
 
 
+def test_miners_that_made_room_come_back_at_once_when_demand_falls(pod_site: MakeSite) -> None:
+    """That they ended when they were asked to leave speaks against nobody: units do not rest for it."""
+    site = pod_site()
+    quiet(site, serving=0, mining=8)
+    site.cluster.deploy("web", 6)
+    quiet(site, serving=6, mining=2)
+    assert not site.engine.desk.blockings.rejected
+    site.cluster.deploy("web", 0)
+    quiet(site, serving=0, mining=8)
+    assert not site.flips(Phase.ROLLED_BACK, Phase.FAILED)
+
+
 def test_a_lift_comes_only_after_the_miner_is_gone_and_its_gpu_is_free(pod_site: MakeSite) -> None:
     """While miners leave, and while their processes outlive them, no gate is lifted."""
     site = pod_site()
