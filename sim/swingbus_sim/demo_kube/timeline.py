@@ -15,6 +15,7 @@ from swingbus_sim.demo_kube.watching import PodWatch
 
 CHAT, LARGE = "chat", "large"
 KUBELET_GONE_S = 25.0
+DRAIN_WAITS_S = 15
 
 
 @dataclass(slots=True)
@@ -65,7 +66,14 @@ class Timeline:
         self.run.note(f"kubelet of {node} is back")
 
     async def _drain(self) -> None:
-        """Work on the pool: one workload may leave, the other's budget lets nobody go."""
+        """Work on the pool: one workload may leave, the other's budget lets nobody go.
+
+        Nobody is evicted from a workload of which pods wait: so not before all of them were let go, or a while has passed.
+        """
+        for _ in range(DRAIN_WAITS_S):
+            if not any(name.startswith(f"{CHAT}-") for name in self.watch.gated):
+                break
+            await asyncio.sleep(1.0)
         await self.pods.protect(CHAT, 8)
         await self.pods.set_pool(mode="Drain")
         self.run.note("the pool is drained for work on it; the budget of chat lets none of its 8 go")
