@@ -298,15 +298,13 @@ class Fleet:
 
         None where no bank below it has a reading then.
         """
-        below = self.site.tree.subtree(feeder)
         total_w: float | None = None
-        for bank in self.banks():
-            at = self.feeder_of(bank)
-            if at not in below:
-                continue
-            mean_w = bank.mean_power_w(start_s, end_s)
+        for declared in self.site.banks_below(feeder):
+            view = self.agents.get(declared.agent)
+            bank = view.banks.get(declared.bank) if view is not None else None
+            mean_w = bank.mean_power_w(start_s, end_s) if bank is not None else None
             if mean_w is not None:
-                total_w = (total_w or 0.0) + mean_w * self.site.tree.loss_factor(at, feeder)
+                total_w = (total_w or 0.0) + mean_w * self.site.tree.loss_factor(declared.feeder, feeder)
         return total_w
 
     def feeder_reading(self, feeder: str, now_s: float) -> FeederReading:

@@ -194,6 +194,25 @@ class SiteFile:
     reservations: tuple[SiteReservation, ...]
     market: MarketPlace
     policy: Policy
+    # Looked up for every batch and every meter: a site of a thousand banks is not searched from its beginning each time.
+    _bank_of: Mapping[tuple[str, str], SiteBank] = field(init=False, repr=False, compare=False)
+    _feeder_of_meter: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    _feeders_in_order: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _banks_below: Mapping[str, tuple[SiteBank, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        depth = {name: len(self.tree.path(name)) for name in self.tree.feeders}
+        below: dict[str, list[SiteBank]] = {name: [] for name in self.tree.feeders}
+        for bank in self.banks:
+            if bank.feeder in below:  # else the reader refuses the file a moment later, and says where
+                for feeder, _ in self.tree.path(bank.feeder):
+                    below[feeder].append(bank)
+        object.__setattr__(self, "_bank_of", {(bank.agent, bank.bank): bank for bank in self.banks})
+        object.__setattr__(
+            self, "_feeder_of_meter", {n.meter: name for name, n in self.feeder_notes.items() if n.meter}
+        )
+        object.__setattr__(self, "_feeders_in_order", tuple(sorted(self.tree.feeders, key=lambda f: (depth[f], f))))
+        object.__setattr__(self, "_banks_below", {name: tuple(banks) for name, banks in below.items()})
 
     def agents(self) -> tuple[str, ...]:
         """Return every agent that the file names, for banks or meters, in name order."""
@@ -202,13 +221,16 @@ class SiteFile:
 
     def bank(self, agent: str, bank: str) -> SiteBank | None:
         """Return a declared bank, None for one that is unmanaged."""
-        return next((b for b in self.banks if b.agent == agent and b.bank == bank), None)
+        return self._bank_of.get((agent, bank))
+
+    def banks_below(self, feeder: str) -> tuple[SiteBank, ...]:
+        """Return the banks that hang on a feeder or on one below it, in the file's order."""
+        return self._banks_below[feeder]
 
     def feeder_of_meter(self, meter: str) -> str | None:
         """Return the feeder that a meter measures, None for a meter that the file does not know."""
-        return next((name for name, note in self.feeder_notes.items() if note.meter == meter), None)
+        return self._feeder_of_meter.get(meter)
 
     def feeders_in_order(self) -> tuple[str, ...]:
         """Return all feeders, parents before children, else in name order."""
-        depth = {name: len(self.tree.path(name)) for name in self.tree.feeders}
-        return tuple(sorted(self.tree.feeders, key=lambda name: (depth[name], name)))
+        return self._feeders_in_order
