@@ -70,38 +70,21 @@ def test_rejected_pod_is_served_elsewhere_and_its_node_rests(site: TrapSite) -> 
         site.cluster.kubectl("cordon", node)
     site.nodes.fault(bad, rejects="no device plugin answers")
     try:
-        make(site, deployment("moved", 1, spec(), labels={REJECTED: "yes"}))
-        site.wait(lambda: len(site.lives("moved")) > 1, "it was rejected and made again")
-        mend(site, "moved")
+        make(site, deployment("turned-away", 1, spec(), labels={REJECTED: "yes"}))
+        site.wait(lambda: len(site.lives("turned-away")) > 1, "it was rejected and made again")
+        mend(site, "turned-away")
         for node in others:
             site.cluster.kubectl("uncordon", node)
-        (served,) = site.wait_working("moved", timeout_s=90.0)
+        (served,) = site.wait_working("turned-away", timeout_s=90.0)
         assert served["spec"]["nodeName"] in others
     finally:
         site.nodes.fault(bad)
         for node in others:
             site.cluster.kubectl("uncordon", node)
-    (first, *_) = site.lives("moved")
+    (first, *_) = site.lives("turned-away")
     process = site.nodes.processes()[first.uid]
     assert first.node == bad and process.was_refused and process.started_s is None
     site.wait_mining(MINING_GPUS - 1)
-
-
-def test_node_that_rejects_three_in_a_row_is_named_and_left_alone(site: TrapSite) -> None:
-    """Each time it rests longer; after the third the pool is not Ready and says which node. Mended, the next start clears it."""
-    site.nodes.fault(QUIET, rejects="no device plugin answers")
-    try:
-        make(site, deployment("unlucky", 1, spec(on=ON_QUIET), labels={REJECTED: "yes"}))
-        site.wait_condition(STILL, "Ready", "NodeRejectsPods", QUIET, timeout_s=120.0)
-        bound = [seen for seen in site.lives("unlucky") if seen.bound_s is not None]
-        assert len(bound) == REJECTIONS_UNTIL_FAILED
-        site.wait_condition(STILL, "DemandServed", "NodeRests", "customers/unlucky")
-        assert not site.nodes.count("inference", QUIET)
-    finally:
-        site.nodes.fault(QUIET)
-        mend(site, "unlucky")
-    site.wait_working("unlucky", timeout_s=120.0)
-    site.wait_condition(STILL, "Ready", "Ready")
 
 
 @pytest.mark.parametrize("label", ["leaderworkerset.sigs.k8s.io/name", "jobset.sigs.k8s.io/jobset-name"])
@@ -143,3 +126,17 @@ def test_pod_that_fits_no_node_is_told_so(site: TrapSite) -> None:
     message = site.wait_condition(STILL, "DemandServed", "NoFit", "customers/huge")
     assert "nowhere" in message or "huge" in message
     assert all(is_gated(each) and reason_of(each, "PodScheduled") == "SchedulingGated" for each in site.pods())
+
+
+def test_node_that_rejects_three_in_a_row_is_named_and_left_alone(site: TrapSite) -> None:
+    """Each time it rests longer; after the third the pool is not Ready and says which node. The last here: the node goes on resting."""
+    site.nodes.fault(QUIET, rejects="no device plugin answers")
+    try:
+        make(site, deployment("unlucky", 1, spec(on=ON_QUIET), labels={REJECTED: "yes"}))
+        site.wait_condition(STILL, "Ready", "NodeRejectsPods", QUIET, timeout_s=120.0)
+        bound = [seen for seen in site.lives("unlucky") if seen.bound_s is not None]
+        assert len(bound) == REJECTIONS_UNTIL_FAILED
+        site.wait_condition(STILL, "DemandServed", "NodeRests", "customers/unlucky")
+        assert not site.nodes.count("inference", QUIET)
+    finally:
+        site.nodes.fault(QUIET)
