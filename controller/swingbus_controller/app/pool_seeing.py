@@ -35,6 +35,8 @@ UNNAMED_AFTER_S = 15.0
 # The mover asks for a refused miner again within half a minute: a refusal that was not heard again is over.
 _REFUSED_FOR_S = 90.0
 _HELD_UP_AFTER_S = 15.0
+# Watches end and begin again all the time: only what does not begin again is told.
+_UNSEEN_AFTER_S = 20.0
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class PoolMemory:
     no_miners: dict[str, tuple[float, str]] = field(default_factory=dict)
     plan_reasons: PlanReasons = field(default_factory=lambda: PlanReasons(None, None))
     gpus: dict[str, tuple[object, GpuCounts]] = field(default_factory=dict)
+    unseen_since_s: dict[str, float] = field(default_factory=dict)
 
     def reasons_of(self, engine: SiteEngine) -> PlanReasons:
         """Return what the newest plan keeps out of banks."""
@@ -76,6 +79,11 @@ class PoolMemory:
         at_s, words = self.no_miners.get(bank, (-math.inf, ""))
         return words if now_s - at_s < _REFUSED_FOR_S else ""
 
+    def unseen(self, troubles: Mapping[str, str], now_s: float) -> dict[str, str]:
+        """Return the kinds of objects that have not been followed for a while, each with why."""
+        self.unseen_since_s = {kind: self.unseen_since_s.get(kind, now_s) for kind in troubles}
+        return {kind: words for kind, words in troubles.items() if now_s - self.unseen_since_s[kind] >= _UNSEEN_AFTER_S}
+
     def stay(self, bank: str, units: Mapping[int, str], now_s: float) -> tuple[str, ...]:
         """Return the words on those units that have been so for a while."""
         for key in [key for key in self.unnamed_since_s if key[0] == bank and key[1] not in units]:
@@ -104,6 +112,7 @@ def see_pools(
     feeders_of = {pool.name: _feeders_of(engine, pool, banks_of[pool.name]) for pool in pools}
     # The grid connection is above all of them, and sums up every bank: once is enough.
     feeders = {name: _feeder(engine, name, now_s) for above in feeders_of.values() for name in above}
+    unseen = memory.unseen(cluster.troubles(), now_s)
     below = "" if state.authority is Authority.CONTROL else state.authority.value
     seen: list[tuple[PoolFacts, Mapping[PodRef, Fit]]] = []
     for pool in pools:
@@ -130,6 +139,7 @@ def see_pools(
                 if ref in here and desk.blockings.is_blocked(ref, now_s)
             },
             below_control=below,
+            unseen=unseen,
         )
         seen.append((facts, fits_of[pool.name]))
     return seen

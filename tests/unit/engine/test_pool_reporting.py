@@ -210,6 +210,20 @@ def test_silent_kubelet_makes_gpus_unknown_and_silent_agent_too(settled: Settled
     assert site.words.gpus == GpuCounts(total=8, unknown=8)
 
 
+def test_kind_that_is_not_followed_for_long_is_told_until_it_is(settled: Settled) -> None:
+    """A role was narrowed: the condition says which kind is old and what to grant; a watch that begins again at once is no news."""
+    site = settled()
+    site.cluster.state.troubles = lambda: {"nodes": "FORBIDDEN: grant the verb 'list' on 'nodes' to our role"}
+    site.run(10)
+    assert told(site, "Ready") == ("True", "Ready")
+    site.run(25)
+    assert told(site, "Ready") == ("False", "ClusterUnseen")
+    assert "nodes is old: FORBIDDEN: grant the verb 'list'" in site.condition("Ready").message
+    site.cluster.state.troubles = dict
+    site.run(20)
+    assert told(site, "Ready") == ("True", "Ready")
+
+
 def test_pods_that_nobody_let_go_break_the_gate_until_they_are_gone(settled: Settled) -> None:
     """A namespace that is not enrolled; their GPUs count as what they are."""
     site = settled()

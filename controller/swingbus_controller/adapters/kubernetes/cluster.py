@@ -59,7 +59,7 @@ class KubernetesCluster:
         self._pods: dict[tuple[str, str], Pod] = {}
         self._pools: dict[str, CapacityPool] = {}
         self._watches: list[ListWatch[Any]] = []
-        self.state = ClusterState(permit_left_s=permit.left_s)
+        self.state = ClusterState(permit_left_s=permit.left_s, troubles=self.troubles)
         self.calls = KubernetesCalls(
             Writer(api, permit, clock), clock, names=names, pod_of=self._pods.get, pool_of=self._pools.get
         )

@@ -125,6 +125,7 @@ class PoolFacts:
         namespaces: labels of enrolled namespaces.
         blocked: pods here that a disruption budget keeps.
         below_control: the site's authority, where it lets nothing be moved.
+        unseen: kinds of the cluster's objects that have not been followed for a while, each with why.
     """
 
     pool: Pool
@@ -143,6 +144,7 @@ class PoolFacts:
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     blocked: Mapping[PodRef, Blocked] = field(default_factory=dict)
     below_control: str = ""
+    unseen: Mapping[str, str] = field(default_factory=dict)
 
 
 def why_blind(reason: str) -> Blindness | None:

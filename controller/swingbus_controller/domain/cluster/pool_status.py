@@ -94,6 +94,9 @@ def _troubles(facts: PoolFacts) -> Iterator[_Trouble]:
             "AuthorityTooLow",
             f"the site runs under authority {facts.below_control}: nothing is moved; swingctl authority set raises it",
         )
+    if facts.unseen:
+        kinds = ", ".join(facts.unseen)
+        yield "ClusterUnseen", f"what is known of {kinds} is old: {next(iter(facts.unseen.values()))}"
     if not facts.banks:
         words = f'no bank of the site file has pool = "{facts.pool.name}": name it there, with its node, and restart the controller'
         yield "NoBank", words

@@ -21,12 +21,14 @@ class ClusterState:
 
     Attributes:
         permit_left_s: tells for how long this controller may write; asked, since it ends by itself.
+        troubles: tells by kind (pods, nodes, ...) why it is not followed just now; empty where all is well.
         revision_count: grows with every change, so that a reader can tell whether to look again.
         namespaces: labels by name; enrolled ones only are served.
     """
 
     is_synced: bool = False
     permit_left_s: Callable[[], float] = lambda: math.inf
+    troubles: Callable[[], Mapping[str, str]] = dict
     revision_count: int = 0
     pods: dict[PodKey, ClusterPod] = field(default_factory=dict)
     nodes: dict[str, ClusterNode] = field(default_factory=dict)
