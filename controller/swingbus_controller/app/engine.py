@@ -19,7 +19,7 @@ from swingbus_controller.app.cluster_desk import ClusterDesk
 from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.naming import Accuser
 from swingbus_controller.app.ordering import OrderBook
-from swingbus_controller.app.planning import PLANNER, begun_flips, make_plan, overtaken_growth
+from swingbus_controller.app.planning import PLANNER, begun_flips, make_plan, overtaken_growth, pinned_growth
 from swingbus_controller.app.protecting import (
     LAST_MINING_RANK,
     LAST_RANK,
@@ -367,19 +367,18 @@ class SiteEngine:
                 is_due = is_last or growth_rank(flip) < (LAST_MINING_RANK, 0.0)
                 if is_held and is_due and self._is_over(name, newest.grant_w):
                     self.flips.cancel(flip, author="guard", reason="the limit no longer holds its watts", now_s=now_s)
-            self._flip_count += 1
-            self.flips.begin(
-                fitting_flips(
-                    self.state,
-                    name,
-                    newest.grant_w,
-                    flip_id=f"s-{self.state.ledger.epoch}-{self._flip_count}-",
-                    reason=f"grant cut to {newest.grant_w / 1000:.1f} kW: {newest.reason}",
-                    now_s=now_s,
-                    now_unix_s=now_unix_s,
-                    up_to=rank,
-                )
+            sheds = fitting_flips(
+                self.state,
+                name,
+                newest.grant_w,
+                flip_id=f"s-{self.state.ledger.epoch}-{self._flip_count + 1}-",
+                reason=f"grant cut to {newest.grant_w / 1000:.1f} kW: {newest.reason}",
+                now_s=now_s,
+                now_unix_s=now_unix_s,
+                up_to=rank,
             )
+            self._flip_count += bool(sheds)
+            self.flips.begin(sheds)
 
     def _cover(self, name: str, newest: GrantIssued, now_s: float) -> bool:
         """Grant up to what the bank counts at anyway, where its newest grant holds less than is there; tell whether that was done.
@@ -451,6 +450,9 @@ class SiteEngine:
             return
         revision = self._journal.newest_revision()
         if is_control:
+            for flip in pinned_growth(self.state, now_unix_s):
+                reason = "its bank was pinned before it got its watts"
+                self.flips.cancel(flip, author=PLANNER, reason=reason, now_s=now_s)
             for flip in overtaken_growth(self.state, holdings, revision, now_s, now_unix_s):
                 reason = "a limit leaves no room for it beside what works already"
                 self.flips.cancel(flip, author=PLANNER, reason=reason, now_s=now_s)

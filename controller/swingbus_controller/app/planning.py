@@ -253,6 +253,12 @@ def overtaken_growth(
     return overtaken
 
 
+def pinned_growth(state: SiteState, now_unix_s: float) -> list[Flip]:
+    """Return growth of earlier plans that only waits for watts in a bank that was pinned since: the bank stays as it is."""
+    pins = {bank for bank, pin in state.pins.items() if pin.holds(now_unix_s)}
+    return [f for f in state.open_flips() if f.bank in pins and f.author == PLANNER and is_waiting_growth(f)]
+
+
 def is_waiting_growth(flip: Flip) -> bool:
     """Tell whether a flip has only asked for watts so far: nothing was drained, nothing was started."""
     return flip.watts is WattState.ASKED and flip.direction is Direction.FORWARD and flip.has_touched_nothing

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from swingbus_controller.domain.fleet.orders import Mode
-from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.flips.flip import Phase, WattState
 from swingbus_controller.domain.power.bank import BankState
 from swingbus_controller.domain.site.curtailment import CurtailmentState
 from tests.fakes.site import TrueLimit, VirtualSite, make_site, settled_site
@@ -316,6 +316,25 @@ def test_pin_holds_against_money_and_yields_to_a_limit() -> None:
     site.curtail(90_000.0, notice_s=60.0, duration_s=60.0)
     site.run(110)
     assert mining(site) < before + 20
+    site.verdicts.assert_clean()
+
+
+def test_growth_that_only_waits_for_watts_ends_when_its_bank_is_pinned() -> None:
+    """A pinned bank stays as it is: nothing may come there for a plan of before the pin, however long its watts take."""
+    site = settled_site()
+    site.market.power = 90.0
+    assert site.run(120, lambda: site.count("edge1/asics", Mode.MINING) == 0 and site.is_quiet())
+    site.dead_meters.add("c1")
+    site.run(20)
+    site.market.power = 40.0
+    assert site.run(60, lambda: bool(site.state.open_flips("edge1/asics"))), site.explain()
+    assert all(flip.watts is WattState.ASKED for flip in site.state.open_flips("edge1/asics"))
+    site.commands.set_pin(site.order("pin"), bank="edge1/asics", pinned=True, duration_s=None)
+    site.run(7)
+    assert not site.state.open_flips("edge1/asics"), site.explain()
+    site.dead_meters.clear()
+    site.run(100)
+    assert site.count("edge1/asics", Mode.MINING) == 0
     site.verdicts.assert_clean()
 
 
