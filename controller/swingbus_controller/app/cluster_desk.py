@@ -78,6 +78,10 @@ class ClusterDesk:
         self.blockings = Blockings()
         self._wishes: dict[str, list[UnitWish]] = {}
         self._vacancies: dict[str, dict[int, PodRef]] = {}
+        # What was worked out last, and from what: most rounds change nothing at most banks.
+        self._wished: dict[str, tuple[tuple[object, ...], list[UnitWish]]] = {}
+        self._in_place: dict[str, tuple[BankSight, list[UnitWish]]] = {}
+        self._moves: dict[str, tuple[BankSight, list[UnitWish], list[ClusterPod], tuple[PodMove, ...]]] = {}
         self._waiting_owners: Counter[str] = Counter()
         self._leaving = Leaving()
         self._ready: dict[str, frozenset[PodRef]] = {}
@@ -192,7 +196,10 @@ class ClusterDesk:
 
     def _swap(self, name: str, sight: BankSight) -> None:
         holdings, flips = self._state.holdings[name], self._state.open_flips(name)
-        wishes = self._unit_wishes(name, sight)
+        wishes = self._wishes[name] = self._unit_wishes(name, sight)
+        known = self._in_place.get(name)
+        if known is not None and known[0] is sight and known[1] is wishes:
+            return
         pods = {u: pod.ref for pod in sight.pods if not pod.is_leaving for u in sight.units.get(pod.key, ())}
         swaps = find_swaps(
             wishes, sight.tenants, held_units=sight.held_units, fixed_units=holdings.charged_units(), pods=pods
@@ -200,18 +207,26 @@ class ClusterDesk:
         if swaps and self._flips is not None:
             held, changed = swap_roles(holdings, flips, swaps)
             self._recorder.record(*self._flips.swapped_entries(changed, held))
-            wishes = self._unit_wishes(name, sight)
-        self._wishes[name] = wishes
+            self._wishes[name] = self._unit_wishes(name, sight)
+        else:
+            self._in_place[name] = (sight, wishes)
 
     def _unit_wishes(self, name: str, sight: BankSight) -> list[UnitWish]:
-        return unit_wishes(
-            sight.model,
-            self._state.holdings[name],
-            self._state.open_flips(name),
-            free_units=sight.free_units,
-            vacancies=self._vacancies.get(name),
-            is_locked_out=name in self._state.lockouts,
-        )
+        holdings, flips = self._state.holdings[name], self._state.open_flips(name)
+        vacancies, is_locked_out = self._vacancies.get(name), name in self._state.lockouts
+        asked = (holdings, flips, sight.free_units, vacancies, is_locked_out)
+        known = self._wished.get(name)
+        if known is None or known[0] != asked:
+            wishes = unit_wishes(
+                sight.model,
+                holdings,
+                flips,
+                free_units=sight.free_units,
+                vacancies=vacancies,
+                is_locked_out=is_locked_out,
+            )
+            known = self._wished[name] = (asked, wishes)
+        return known[1]
 
     def _follow(self, now_s: float) -> None:
         """Give the place of a pod that is gone to the next in line, or let its flip go."""
@@ -515,14 +530,17 @@ class ClusterDesk:
             wishes = self._unit_wishes(name, sight)
             named = {wish.pod for wish in wishes if wish.pod is not None}
             coming = [pod for ref in named if (pod := self._cluster.pod(ref)) is not None and pod.is_waiting]
-            moves = pod_moves(
-                wishes,
-                [sight.as_node_pod(pod) for pod in (*sight.pods, *coming)],
-                unit_size=sight.model.device_class.unit_size,
-                gpu_count=sight.node.gpu_count,
-            )
+            known = self._moves.get(name)
+            if known is None or known[0] is not sight or known[1] is not wishes or known[2] != coming:
+                moves = pod_moves(
+                    wishes,
+                    [sight.as_node_pod(pod) for pod in (*sight.pods, *coming)],
+                    unit_size=sight.model.device_class.unit_size,
+                    gpu_count=sight.node.gpu_count,
+                )
+                known = self._moves[name] = (sight, wishes, coming, moves)
             kept: list[PodMove] = [DeleteMiner(ref) for ref in self._ended_miners.get(name, ())]
-            kept += [move for move in moves if not self._is_put_off(name, move)]
+            kept += [move for move in known[3] if not self._is_put_off(name, move)]
             kept += self._overdue(sight, now_unix_s)
             if kept:
                 due.append(NodeMoves(sight=sight, moves=tuple(dict.fromkeys(kept))))

@@ -56,7 +56,7 @@ from swingbus_controller.domain.power.decisions import (
     decide_cover,
     decide_settle,
 )
-from swingbus_controller.domain.power.guard import exceeded_groups, guard
+from swingbus_controller.domain.power.guard import GuardPlan, exceeded_feeders, exceeded_groups, guard
 from swingbus_controller.domain.power.limits import Limit
 from swingbus_controller.domain.power.reports import Marker
 from swingbus_controller.domain.power.settle import NotSettled, SettleReason
@@ -342,7 +342,9 @@ class SiteEngine:
         for exceeded in exceeded_groups(ledger, now_s):
             self.recorder.record(self.recorder.budget(exceeded))
             self._accuser.take_exceeded(exceeded)
-        cuts = guard(ledger, shed_steps(self.state, now_unix_s), now_s)
+        # In what order to shed is worked out only where something is: a round has better things to do.
+        must_shed = bool(exceeded_feeders(ledger, now_s))
+        cuts = guard(ledger, shed_steps(self.state, now_unix_s), now_s) if must_shed else GuardPlan()
         if cuts.grants:
             self.recorder.record(*(self.recorder.budget(grant) for grant in cuts.grants))
         if cuts.unmet_w != self._unmet_w:

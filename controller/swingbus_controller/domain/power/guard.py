@@ -63,16 +63,20 @@ def exceeded_groups(ledger: Ledger, now_s: float) -> tuple[GroupExceeded, ...]:
     return tuple(events)
 
 
+def exceeded_feeders(ledger: Ledger, now_s: float) -> tuple[str, ...]:
+    """Return the feeders with a limit that is below what counts or what is read there: where there is none, nothing is to be cut."""
+    return tuple(
+        name
+        for name in ledger.tree.feeders
+        if ledger.limits(name) and (ledger.has_excess(name, now_s) or _overload_w(ledger, name, now_s))
+    )
+
+
 def guard(ledger: Ledger, steps: Sequence[ShedStep], now_s: float) -> GuardPlan:
     """Return the cuts that make I1 true once they are in force; nothing where it is true."""
     shed = _Shed(ledger, now_s)
-    feeders = sorted(
-        (name for name in ledger.tree.feeders if ledger.limits(name)), key=lambda n: -len(ledger.tree.path(n))
-    )
     unmet_w: dict[str, float] = {}
-    for feeder in feeders:
-        if not ledger.has_excess(feeder, now_s) and not _overload_w(ledger, feeder, now_s):
-            continue
+    for feeder in sorted(exceeded_feeders(ledger, now_s), key=lambda n: -len(ledger.tree.path(n))):
         inside = ledger.tree.subtree(feeder)
         for bank in ledger.bank_names():
             if ledger.spec(bank).feeder in inside:
