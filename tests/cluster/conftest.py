@@ -30,10 +30,10 @@ _skipped: dict[str, str] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the first test time for a build: it is the one that waits for it."""
+    """Give the first test of each file time for a build: a worker that begins with that file waits for it there."""
     ours = [item for item in items if item.get_closest_marker("cluster") or item.get_closest_marker("nodes")]
-    for item in ours[:1]:
-        item.add_marker(pytest.mark.timeout(_BUILD_TIMEOUT_S))
+    for item in {item.path: item for item in reversed(ours)}.values():
+        item.add_marker(pytest.mark.timeout(_BUILD_TIMEOUT_S), append=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
