@@ -343,6 +343,7 @@ def _unit_view(number: int, status: WorkloadStatus | None) -> UnitView:
     return UnitView(
         unit=number,
         workload=status.workload or "",
+        mode=status.mode,
         phase=status.phase,
         has_process=status.has_process,
         reason=status.reason,

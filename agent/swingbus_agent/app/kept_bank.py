@@ -71,7 +71,7 @@ class KeptBank:
             devices = [device for device, _ in members]
             is_stuck = any(device in self.stuck for device in devices)
             is_fixed = is_stuck or any(device in locked for device in devices)
-            seen = self.execution.seen(devices[0])
+            seen = self.execution.given(devices[0])
             current = seen if is_fixed else self.aims.get(devices[0], seen)
             view = self.execution.view(devices[0])
             result.append(
@@ -99,7 +99,7 @@ class KeptBank:
         if counting is None:
             return result
         for device in self.spec.devices:
-            aim, seen = self.aims.get(device.device), self.execution.seen(device.device)
+            aim, seen = self.aims.get(device.device), self.execution.given(device.device)
             options = [target for target in (seen, aim) if target is not None]
             if device.device in locked or not options:
                 continue

@@ -533,11 +533,22 @@ class BankExecution:
                 workload = state.workload
         is_resting_miner = self.spec.kind is Kind.ASIC and view.mode is Mode.STANDBY
         watts = 0.0 if is_resting_miner or view.enforced_w is None else view.enforced_w
+        return self._named(view.mode, watts, workload, is_any=is_resting_miner)
+
+    def _named(self, mode: Mode, watts: float, workload: str, *, is_any: bool = False) -> Target:
         for point in self.spec.points:
-            if point.mode is view.mode and (is_resting_miner or is_close(watts, point.power_w)):
-                power_w = 0.0 if is_resting_miner else point.power_w
-                return Target(point=point.point, mode=view.mode, power_w=power_w, workload=workload)
-        return Target(point="", mode=view.mode, power_w=watts, workload=workload)
+            if point.mode is mode and (is_any or is_close(watts, point.power_w)):
+                power_w = 0.0 if is_any else point.power_w
+                return Target(point=point.point, mode=mode, power_w=power_w, workload=workload)
+        return Target(point="", mode=mode, power_w=watts, workload=workload)
+
+    def given(self, device: str) -> Target | None:
+        """Return what a device is seen doing, or what it will do by itself: whoever was given a GPU works there soon."""
+        seen, view = self.seen(device), self._views.get(device)
+        state = self._unit_views.get(view.unit) if view is not None else None
+        if seen is None or state is None or state.mode is None or not seen.workload or seen.mode is not Mode.STANDBY:
+            return seen
+        return self._named(state.mode, seen.power_w, seen.workload)
 
     def ready_workloads(self) -> tuple[UnitWorkload, ...]:
         """Return units whose workload is ready by its own probe."""

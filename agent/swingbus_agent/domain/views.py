@@ -46,11 +46,12 @@ class DeviceView:
 class UnitView:
     """What runs on one unit of GPUs; `since_s` is when the phase began, `has_process` whether anything of it lives.
 
-    `holders` are pods, as namespace/name; None where pods are not the workloads.
+    `holders` are pods, as namespace/name; None where pods are not the workloads. `mode` is what the workload makes its GPUs do.
     """
 
     unit: int
     workload: str = ""
+    mode: Mode | None = None
     phase: WorkloadPhase = WorkloadPhase.IDLE
     has_process: bool = False
     reason: str = ""
