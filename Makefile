@@ -27,7 +27,8 @@ demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as process
 
 # Whole sites in processes come last and one at a time: they keep real time, and two of them on two cores would not.
 SITES := tests/e2e tests/integration/kill_matrix tests/benchmarks
-# Clusters wait for timers of their own most of the time: three side by side, each worker with clusters of its own.
+# Clusters wait for timers of their own most of the time: three side by side, each worker with clusters of its own. What all of them
+# need is built and installed before, by one alone; where that can't be done the tests say so.
 CLUSTER_WORKERS ?= 3
 
 demo-kube: $(STAMP) ## The same site with two GPU hosts as real Kubernetes nodes (root; 7 minutes)
@@ -36,6 +37,7 @@ demo-kube: $(STAMP) ## The same site with two GPU hosts as real Kubernetes nodes
 
 test: $(STAMP) check ## Run checks and all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES:%=--ignore=%) --ignore=tests/cluster $(ARGS)
+	-@$(BIN)/python -m swingbus_sim.cluster build
 	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) --dist loadfile tests/cluster $(ARGS)
 	@$(BIN)/python -m pytest $(SITES) $(ARGS)
 

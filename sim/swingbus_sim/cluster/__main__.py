@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("env", help='print the variables for kubectl and helm: eval "$(... env)"')
     load = verbs.add_parser("load", help="put images on its real nodes: OCI archives, as `make images` writes them")
     load.add_argument("archive", type=Path, nargs="+")
-    build = verbs.add_parser("build", help="only build the programs")
+    build = verbs.add_parser("build", help="only build the programs, and install what real nodes need")
     build.add_argument("--no-nodes", action="store_true", help="leave out what real nodes need")
     return parser
 
@@ -107,9 +107,10 @@ def _load(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    tools = ensure_tools(
-        layout(options.name).tools, (CONTROL,) if options.no_nodes else (CONTROL, NODES), say=_teller()
-    )
+    say = _teller()
+    if not options.no_nodes:
+        install_packages(say)
+    tools = ensure_tools(layout(options.name).tools, (CONTROL,) if options.no_nodes else (CONTROL, NODES), say=say)
     size_bytes = sum(file.stat().st_size for file in Path(tools.built).iterdir())
     print(f"{tools.built} ({size_bytes / 2**20:.0f} MiB)")
 
