@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -45,20 +46,28 @@ class PodRack(Rack):
         return [line for line in self.log if line.startswith("start_workload")]
 
 
-@pytest.fixture
-async def rack(tmp_path: Path) -> AsyncIterator[PodRack]:
-    """Return a rack with a miner on each unit, adopted and as ordered."""
+@asynccontextmanager
+async def pod_rack(folder: Path) -> AsyncIterator[PodRack]:
+    """Return a rack on a kubelet that holds nobody yet."""
     async with running_kubelet() as kubelet:
         clock = MovedClock()
         lister = KubeletPods(kubelet.pod_resources, timeout_s=5.0, clock=clock)
         rack = PodRack(
-            tmp_path,
+            folder,
             clock=clock,
             make_driver=lambda units: PodWorkloads(
                 units=units, kubelet=lister, tenants=TENANTS, now_s=clock.boottime_s
             ),
         )
         rack.kubelet, rack.lister = kubelet, lister
+        yield rack
+        await lister.aclose()
+
+
+@pytest.fixture
+async def rack(tmp_path: Path) -> AsyncIterator[PodRack]:
+    """Return a rack with a miner on each unit, adopted and as ordered."""
+    async with pod_rack(tmp_path) as rack:
         rack.bring("mining", "m-0", 0, 1)
         rack.bring("mining", "m-1", 2, 3)
         await rack.adopt()
@@ -66,7 +75,6 @@ async def rack(tmp_path: Path) -> AsyncIterator[PodRack]:
         await rack.until(lambda: rack.report().applied_generation == 1)
         rack.log.clear()
         yield rack
-        await lister.aclose()
 
 
 async def test_running_pods_are_taken_as_they_are(rack: PodRack) -> None:

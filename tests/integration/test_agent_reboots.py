@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from swingbus_agent.adapters.pod_workloads.driver import PodWorkloads
-from swingbus_agent.adapters.pod_workloads.kubelet import KubeletPods
 from swingbus_agent.domain.readings import Condition
-from tests.fakes.gpu_rack import MovedClock
-from tests.fakes.kubelet import running_kubelet
-from tests.integration.test_agent_pods import TENANTS, PodRack
+from tests.integration.test_agent_pods import PodRack, pod_rack
 
 FLOOR_W = 200.0
 LISTENS_S = 5  # ADR 0001, 15
@@ -21,17 +17,7 @@ LISTENS_S = 5  # ADR 0001, 15
 @pytest.fixture
 async def rack(tmp_path: Path) -> AsyncIterator[PodRack]:
     """Return a rack with a miner on unit 0 and a customer on unit 1, as ordered and read back, just before its host goes down."""
-    async with running_kubelet() as kubelet:
-        clock = MovedClock()
-        lister = KubeletPods(kubelet.pod_resources, timeout_s=5.0, clock=clock)
-        rack = PodRack(
-            tmp_path,
-            clock=clock,
-            make_driver=lambda units: PodWorkloads(
-                units=units, kubelet=lister, tenants=TENANTS, now_s=clock.boottime_s
-            ),
-        )
-        rack.kubelet, rack.lister = kubelet, lister
+    async with pod_rack(tmp_path) as rack:
         rack.bring("mining", "m-0", 0, 1)
         rack.bring("customers", "llm", 2, 3)
         await rack.adopt()
@@ -39,7 +25,6 @@ async def rack(tmp_path: Path) -> AsyncIterator[PodRack]:
         await rack.until(lambda: rack.report().applied_generation == 1 and rack.report().held_count == 4)
         assert limits(rack) == [300.0, 300.0, 600.0, 600.0]
         yield rack
-        await lister.aclose()
 
 
 def limits(rack: PodRack) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from swingbus_controller.app.cluster_sights import BankSight
-from swingbus_controller.domain.cluster.facts import Pool
+from swingbus_controller.domain.cluster.facts import PodRef, Pool
 from swingbus_controller.domain.cluster.pod_moves import DeleteMiner, EvictPod, LiftGate, MakeMiner, PodMove
 from swingbus_controller.domain.cluster.pool_words import Story
 from swingbus_controller.domain.flips.flip import Flip, Phase
@@ -38,11 +38,9 @@ def story_of_move(
     match move, outcome.answer:
         case LiftGate(pod=ref, flip=flip), CallAnswer.TAKEN:
             cap = f", {pool.inference_cap_w:.0f} W per GPU" if pool.inference_cap_w is not None else ""
-            return Story(
-                kind="Pod",
-                about=ref,
-                uid=ref.uid,
-                flip=flip,
+            return _of_pod(
+                ref,
+                flip,
                 reason="GateLifted",
                 action="LiftGate",
                 text=f"let go to node {node.name}{_for(flip, ', into a place that stood empty')}: its watts are held{cap}",
@@ -54,11 +52,9 @@ def story_of_move(
                 if flip
                 else "hands are inside its bank, or it found no place in time"
             )
-            return Story(
-                kind="Pod",
-                about=ref,
-                uid=ref.uid,
-                flip=flip,
+            return _of_pod(
+                ref,
+                flip,
                 reason="Evicted",
                 action="Evict",
                 text=f"asked to leave node {node.name}: {why}",
@@ -66,11 +62,9 @@ def story_of_move(
             )
         case EvictPod(pod=ref, flip=flip), CallAnswer.BLOCKED:
             budget = f"disruption budget {ref.namespace}/{outcome.budget}" if outcome.budget else "a disruption budget"
-            return Story(
-                kind="Pod",
-                about=ref,
-                uid=ref.uid,
-                flip=flip,
+            return _of_pod(
+                ref,
+                flip,
                 reason="EvictionBlocked",
                 action="Evict",
                 text=f"{budget} keeps it on node {node.name}: {outcome.detail}. Pool {pool.name} says onBlocked: {pool.on_blocked}",
@@ -97,6 +91,22 @@ def story_of_move(
             )
         case _:
             return None
+
+
+def _of_pod(
+    pod: PodRef, flip: str, *, reason: str, action: str, text: str, at_unix_s: float, is_warning: bool = False
+) -> Story:
+    return Story(
+        kind="Pod",
+        about=pod,
+        uid=pod.uid,
+        flip=flip,
+        reason=reason,
+        action=action,
+        text=text,
+        at_unix_s=at_unix_s,
+        is_warning=is_warning,
+    )
 
 
 def _for(flip: str, without: str) -> str:

@@ -281,11 +281,6 @@ class Fleet:
         """Return how many agents are heard."""
         return sum(self.liveness(agent, now_s) is Liveness.LIVE for agent in self.agents.values())
 
-    def feeder_of(self, bank: BankView) -> str:
-        """Return the feeder that the site file hangs a bank on; empty for one it does not know."""
-        declared = self.site.bank(bank.agent, bank.inventory.bank)
-        return declared.feeder if declared is not None else ""
-
     def banks(self) -> Iterable[BankView]:
         """Yield all banks in name order."""
         for name in sorted(self.agents):
