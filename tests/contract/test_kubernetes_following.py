@@ -90,11 +90,18 @@ class FollowRig:
         """Return the names of our namespace's pods in the copy."""
         return {name for namespace, name in self._cluster.state.pods if namespace == self.namespace}
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds."""
+    async def until(self, holds: Callable[[], bool], *, ending_watches: bool = False) -> None:
+        """Wait until something holds.
+
+        Args:
+            holds: what.
+            ending_watches: end them again and again, since a copy is whole by its lists, before its last watch stands.
+        """
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while not holds():
+                    if ending_watches:
+                        self.end_watches()
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(f"troubles: {self._cluster.troubles()}, pods {self.pods()}") from None
@@ -176,8 +183,7 @@ async def test_lost_right_is_named_and_the_copy_stays(rig: FollowRig) -> None:
     async with rig.following() as cluster:
         await rig.until_synced()
         await rig.forbid("pods")
-        rig.end_watches()
-        await rig.until(lambda: "pods" in cluster.troubles())
+        await rig.until(lambda: "pods" in cluster.troubles(), ending_watches=True)
         await rig.make_pod("new")
         await rig.drop_pod("there")
         await asyncio.sleep(0.5)
@@ -194,8 +200,7 @@ async def test_token_that_is_no_good_is_told_of_every_kind(rig: FollowRig) -> No
     async with rig.following() as cluster:
         await rig.until_synced()
         rig.spoil_token()
-        rig.end_watches()
-        await rig.until(lambda: set(cluster.troubles()) == set(KINDS))
+        await rig.until(lambda: set(cluster.troubles()) == set(KINDS), ending_watches=True)
         assert all("token or certificate was refused" in said for said in cluster.troubles().values())
         await rig.make_pod("new")
         await asyncio.sleep(0.5)
