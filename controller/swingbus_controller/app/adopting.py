@@ -41,6 +41,8 @@ class Adopting:
         """Adopt banks that obey our epoch now, place their devices where they are, and grant anew what they hold."""
         ledger = self._state.ledger
         for name, (_, bank) in list(reports.items()):
+            if ledger.is_adopted(name) and ledger.newest_grant(name) is not None and not bank.is_lapsed:
+                continue  # it holds what it was granted: most banks, most of the time
             adopted = decide_adoption(ledger, name, now_s)
             if adopted:
                 self._take_up_lockout(name, bank, now_unix_s)
@@ -63,7 +65,7 @@ class Adopting:
             newest = ledger.newest_grant(name)
             # A report a moment after a grant cannot know of it yet: give the agent a period to answer.
             is_fresh = newest is not None and now_s - newest.at_s < self._state.site.protocol.report_period_s
-            if ledger.view(name, now_s).is_adopted and not is_fresh:
+            if ledger.is_adopted(name) and not is_fresh:
                 regrant = decide_regrant(ledger, name, now_s)
                 if isinstance(regrant, GrantIssued):
                     self._recorder.record(self._recorder.budget(regrant))
@@ -90,9 +92,9 @@ class Adopting:
 
         What machines draw all the same was covered by what is read back, and is trimmed as that falls.
         """
-        for name, model in self._state.models.items():
-            newest = self._state.ledger.newest_grant(name)
-            if name not in self._state.lockouts or newest is None or newest.reason == COVERING:
+        for name in self._state.lockouts.keys() & self._state.models.keys():
+            model, newest = self._state.models[name], self._state.ledger.newest_grant(name)
+            if newest is None or newest.reason == COVERING:
                 continue
             cut = decide_shrink(
                 self._state.ledger,

@@ -108,6 +108,8 @@ class SiteEngine:
         self._awake_s = clock.boottime_s()
         self._doubted: dict[str, Marker] = {}  # agents that have not shown a marker of after our last standstill
         self._senses = Senses(state, self.recorder, self._accuser)
+        self._changed_banks = state.changed_banks()
+        self._over_banks: set[str] = set()  # they need more than they are granted
         self._not_settled: dict[str, NotSettled] = {}
         self._unmet_w: dict[str, float] = {}
         self._adopting = Adopting(state, self.recorder)
@@ -353,8 +355,14 @@ class SiteEngine:
             self._unmet_w = dict(cuts.unmet_w)
             if is_news:
                 log.warning("shed_fell_short", unmet_w={k: round(v) for k, v in cuts.unmet_w.items()})
+        for name in self._changed_banks:
+            newest = ledger.newest_grant(name)
+            is_over = name in self.state.holdings and newest is not None and self._is_over(name, newest.grant_w)
+            (self._over_banks.add if is_over else self._over_banks.discard)(name)
+        self._changed_banks.clear()
         for name in self.state.holdings:
-            self._fit(name, now_s, now_unix_s)
+            if name in self._over_banks or not ledger.is_settled(name):
+                self._fit(name, now_s, now_unix_s)
 
     def _fit(self, name: str, now_s: float, now_unix_s: float) -> None:
         """Make a bank's devices fit its newest grant: call back growth that is under way, newest first, then shed."""

@@ -70,6 +70,9 @@ class FlipRunner:
         self._wishes: dict[str, tuple[object, int]] = {}
         self._unrecovered: set[str] = {f.id for f in state.open_flips()}
         self._event_count = 0
+        # Banks whose grant is not what their devices and flips need; all others have nothing to ask and nothing to give.
+        self._changed_banks = state.changed_banks()
+        self._unfit_banks: set[str] = set()
         self.refusals: dict[str, str] = {}
 
     def forget_sightings(self) -> None:
@@ -93,72 +96,79 @@ class FlipRunner:
     ) -> Flip:
         """Undo an open flip; raises InvalidTransition where that is not possible."""
         event = Cancelled(event_id=self._event_id(flip), at_s=now_s, author=author, reason=reason)
-        return self._take(flip, event, author=author, beside=beside)
+        moved, _ = step(flip, event)
+        self._keep([(flip, moved)], author=author, beside=beside)
+        return moved
 
     def tick(self, now_s: float) -> None:
         """Feed every open flip, then settle what their watts need."""
+        for flip in self._state.open_flips() if self._unrecovered else ():
+            if flip.id in self._unrecovered:
+                self._recover(flip, now_s)  # one after the other: each is judged by what those before it need now
+        flips: Sequence[Flip] = self._state.open_flips()
         for _ in range(MAX_STEPS_PER_TICK):
-            # Every flip is looked at in every pass: no short circuit.
-            moved_count = sum(self._advance(flip, now_s) for flip in self._state.open_flips())
-            if not moved_count:
+            # One record for all that moves at once: a site that swings moves thousands, and each record waits for the disk.
+            steps = [(flip, moved) for flip in flips if (moved := self._moved(flip, now_s)) is not None]
+            if not steps:
                 break
-        for name in self._state.holdings:
-            if self._state.ledger.newest_grant(name) is not None:
-                self._hold_watts(self._state.models[name], now_s)
+            self._keep(steps)
+            flips = [moved for _, moved in steps if not moved.is_over]
+        for name in self._unfit():
+            self._hold_watts(self._state.models[name], now_s)
         self._clear_charges()
 
     # One flip.
 
-    def _advance(self, flip: Flip, now_s: float) -> bool:
-        model = self._state.models[flip.bank]
+    def _moved(self, flip: Flip, now_s: float) -> Flip | None:
+        """Return the flip one step further, None where nothing shows that it is."""
         if flip.id in self._unrecovered:
-            return self._recover(model, flip, now_s)
+            return None
+        model = self._state.models[flip.bank]
         seen = self._sighting(model, flip)
         if seen is not None:
             event = evidence_for(model, flip, seen, event_id=self._event_id(flip), now_s=now_s)
-            if event is not None and self._try(flip, event):
-                return True
+            if event is not None and (moved := _stepped(flip, event)) is not None:
+                return moved
         if is_due(flip, now_s) and not self._keeps_waiting(flip):
             done = 0 if seen is None else followers_count(model, flip, seen)
-            return self._try(flip, PhaseTimedOut(event_id=self._event_id(flip), at_s=now_s, done_count=done))
-        return False
-
-    def _try(self, flip: Flip, event: FlipEvent) -> bool:
-        try:
-            self._take(flip, event)
-        except InvalidTransition:
-            return False
-        return True
-
-    def _take(
-        self, flip: Flip, event: FlipEvent, *, author: str = "controller", beside: Sequence[JournalEntry] = ()
-    ) -> Flip:
-        moved, _ = step(flip, event)
-        self._keep(flip, moved, author=author, beside=beside)
-        return moved
+            return _stepped(flip, PhaseTimedOut(event_id=self._event_id(flip), at_s=now_s, done_count=done))
+        return None
 
     def _keep(
-        self, flip: Flip, moved: Flip, *, author: str = "controller", beside: Sequence[JournalEntry] = ()
+        self,
+        steps: Sequence[tuple[Flip, Flip]],
+        *,
+        author: str = "controller",
+        beside: Sequence[JournalEntry] = (),
     ) -> None:
-        model = self._state.models[flip.bank]
-        entries = [self._entry(moved, author=author), *beside]
-        if moved.is_over:
-            held = finish(model, self._state.holdings[flip.bank], moved, entries[0].at_unix_s)
-            if held != self._state.holdings[flip.bank]:
+        """Record flips as they are now, those that are over with where their devices stand, all or none."""
+        entries = list(beside)
+        held: dict[str, Holdings] = {}
+        for flip, moved in steps:
+            entries.append(self._entry(moved, author=author))
+            if not moved.is_over:
+                continue
+            before = held.get(flip.bank, self._state.holdings[flip.bank])
+            after = finish(self._state.models[flip.bank], before, moved, entries[-1].at_unix_s)
+            if after != before:
+                held[flip.bank] = after
                 words = f"{flip.bank} after flip {flip.id}"
                 entries.append(
-                    self._recorder.entry("bank_placed", f"flips/{flip.id}", words, payload=payload("holdings", held))
+                    self._recorder.entry("bank_placed", f"flips/{flip.id}", words, payload=payload("holdings", after))
                 )
-            self._wishes.pop(flip.id, None)
-            self.refusals.pop(flip.id, None)
         self._recorder.record(*entries)
+        for flip, moved in steps:
+            if moved.is_over:
+                self._wishes.pop(flip.id, None)
+                self.refusals.pop(flip.id, None)
 
-    def _recover(self, model: BankModel, flip: Flip, now_s: float) -> bool:
+    def _recover(self, flip: Flip, now_s: float) -> None:
+        model = self._state.models[flip.bank]
         heard = self._report_of(model.name)
         newest = self._state.ledger.newest_grant(model.name)
         if heard is None or newest is None:
             if not is_due(flip, now_s):
-                return False
+                return
             # Its agent stays silent: the flip gets one more deadline without being seen, and then ends.
             held_w, tenant_mode = self._state.ledger.claim_w(model.name), None
         else:
@@ -170,8 +180,7 @@ class FlipRunner:
         seen = Observation(tenant_mode=tenant_mode, has_watts=has_watts)
         moved, _ = recover(flip, seen, event_id=self._event_id(flip), now_s=now_s)
         self._unrecovered.discard(flip.id)
-        self._keep(flip, moved)
-        return True
+        self._keep([(flip, moved)])
 
     def _sighting(self, model: BankModel, flip: Flip) -> Sighting | None:
         heard = self._report_of(model.name)
@@ -210,6 +219,24 @@ class FlipRunner:
 
     # A bank's watts.
 
+    def _unfit(self) -> list[str]:
+        """Return banks whose watts may have to change now, in the order in which they were placed."""
+        changed = set(self._changed_banks)
+        self._changed_banks.clear()
+        self._unfit_banks -= changed
+        self._unfit_banks |= {name for name in changed if self._is_unfit(name)}
+        return [name for name in self._state.holdings if name in self._unfit_banks] if self._unfit_banks else []
+
+    def _is_unfit(self, name: str) -> bool:
+        newest, holdings = self._state.ledger.newest_grant(name), self._state.holdings.get(name)
+        if newest is None or holdings is None:
+            return False
+        model, flips = self._state.models[name], self._state.open_flips(name)
+        if any(flip.watts is WattState.ASKED for flip in flips):
+            return True
+        base_w = needed_w(model, holdings, flips)
+        return not base_w - charged_w(model, holdings) - TOLERANCE_W <= newest.grant_w <= base_w + TOLERANCE_W
+
     def _hold_watts(self, model: BankModel, now_s: float) -> None:
         ledger = self._state.ledger
         newest = ledger.newest_grant(model.name)
@@ -230,8 +257,7 @@ class FlipRunner:
             )
             decision = decide_grow(ledger, model.name, target_w, conditions, now_s)
             if isinstance(decision, GrantIssued):
-                self._recorder.record(self._recorder.budget(decision))
-                self._tell_held(chosen, now_s)
+                self._tell_held(chosen, now_s, grant=[self._recorder.budget(decision)])
                 return
             for flip in chosen:
                 self.refusals[flip.id] = f"{decision.reason.value}: {decision.detail}"
@@ -269,17 +295,20 @@ class FlipRunner:
         metered_w = ledger.meters[group].upper_w() or 0.0
         return metered_w <= watts * ledger.tree.loss_factor(model.declared.feeder, group) + TOLERANCE_W
 
-    def _tell_held(self, flips: list[Flip], now_s: float) -> None:
+    def _tell_held(self, flips: Sequence[Flip], now_s: float, *, grant: Sequence[JournalEntry] = ()) -> None:
         for flip in flips:
             self.refusals.pop(flip.id, None)
-            self._try(flip, WattsHeld(event_id=self._event_id(flip), at_s=now_s))
+        held = [(flip, _stepped(flip, WattsHeld(event_id=self._event_id(flip), at_s=now_s))) for flip in flips]
+        self._keep([(flip, moved) for flip, moved in held if moved is not None], beside=grant)
 
     def _clear_charges(self) -> None:
         """Drop the charge of failed flips once every device of the bank is read back where it shall be."""
         for name, holdings in list(self._state.holdings.items()):
+            if not holdings.charges:
+                continue
             heard = self._report_of(name)
             newest = self._state.ledger.newest_grant(name)
-            if not holdings.charges or heard is None or newest is None:
+            if heard is None or newest is None:
                 continue
             agent_report, report = heard
             is_applied = report.applied_generation == newest.generation and not report.has_in_flight
@@ -322,6 +351,14 @@ class FlipRunner:
     def _event_id(self, flip: Flip) -> str:
         self._event_count += 1
         return f"{flip.id}.{self._event_count}"
+
+
+def _stepped(flip: Flip, event: FlipEvent) -> Flip | None:
+    """Return the flip after an event, None for one that has no place in its phase."""
+    try:
+        return step(flip, event)[0]
+    except InvalidTransition:
+        return None
 
 
 def _tenant_mode(model: BankModel, flip: Flip, report: orders.BankReport) -> Mode | None:

@@ -32,6 +32,8 @@ class OrderBook:
         self._models: dict[str, list[BankModel]] = {}
         for model in state.models.values():
             self._models.setdefault(model.declared.agent, []).append(model)
+        # An order follows from its banks' records alone: it is made anew where one of those was folded, and nowhere else.
+        self._changed_banks = state.changed_banks()
 
     def adopt_order(self, agent: str) -> AdoptOrder:
         """Return what fences the agent to our epoch and tells it how its banks are counted."""
@@ -56,9 +58,16 @@ class OrderBook:
 
     def refresh(self, agent: str | None = None) -> tuple[str, ...]:
         """Make orders anew, of one agent or of all; return agents whose order changed."""
-        return tuple(name for name in (self._models if agent is None else (agent,)) if self._refresh(name))
+        if agent is None:
+            changed = dict.fromkeys(self._state.models[bank].declared.agent for bank in self._changed_banks)
+            return tuple(name for name in sorted(changed) if self._refresh(name))
+        return (agent,) if self._refresh(agent) else ()
 
     def _refresh(self, agent: str) -> bool:
+        names = {model.name for model in self._models[agent]}
+        if not names & self._changed_banks:
+            return False
+        self._changed_banks -= names
         banks = tuple(order for order in (self._bank_order(m) for m in self._models[agent]) if order is not None)
         old = self._orders.get(agent)
         epoch = self._state.ledger.epoch

@@ -15,7 +15,18 @@ from swingbus_controller.domain.flips.flip import Flip
 from swingbus_controller.domain.flips.placement import BankModel, Holdings, bank_model
 from swingbus_controller.domain.planning.plan import Authority
 from swingbus_controller.domain.power.budget import Ledger
-from swingbus_controller.domain.power.budget_events import BudgetEvent, from_record, to_record
+from swingbus_controller.domain.power.budget_events import (
+    BankAdopted,
+    BankIsolated,
+    BankJoined,
+    BudgetEvent,
+    ControllerStarted,
+    GrantIssued,
+    GroupSettled,
+    JournalDoubted,
+    from_record,
+    to_record,
+)
 from swingbus_controller.domain.power.records import build, plain
 from swingbus_controller.domain.site.curtailment import OVER, Curtailment
 from swingbus_controller.domain.site.directives import Answered, Lockout, Pin
@@ -67,7 +78,8 @@ class SiteState:
         self.flips: dict[str, Flip] = {}
         # Those that are not over, in the same order, and again by bank: every round asks for each bank's.
         self._open_flips: dict[str, Flip] = {}
-        self._open_flips_of: dict[str, dict[str, Flip]] = {}
+        self._open_flips_of: dict[str, tuple[Flip, ...]] = {}
+        self._changes: list[set[str]] = []
         self.curtailments: dict[str, Curtailment] = {}
         self._open_curtailments: dict[str, Curtailment] = {}
         self.pins: dict[str, Pin] = {}
@@ -84,12 +96,13 @@ class SiteState:
         for kind, value in record.items():
             match kind:
                 case "budget":
-                    self.ledger.apply(from_record(value))
+                    self._apply(from_record(value))
                 case "flip":
                     self._keep_flip(build(Flip, value))
                 case "holdings":
                     held = build(Holdings, value)
                     self.holdings[held.bank] = held
+                    self._note_change(held.bank)
                 case "curtailment":
                     self._keep_curtailment(build(Curtailment, value))
                 case "pin":
@@ -100,8 +113,10 @@ class SiteState:
                 case "lockout":
                     lockout = build(Lockout, value)
                     self.lockouts[lockout.bank] = lockout
+                    self._note_change(lockout.bank)
                 case "lockout_lifted":
                     self.lockouts.pop(value["bank"], None)
+                    self._note_change(value["bank"])
                 case "reservation":
                     reservation = build(Reservation, value)
                     self.reservations[reservation.id] = reservation
@@ -123,13 +138,37 @@ class SiteState:
         """Return how many machines of a bank are known to ignore being put to rest."""
         return len(self.ignoring.get(bank, ()))
 
-    def open_flips(self, bank: str | None = None) -> list[Flip]:
-        """Return flips that are not over, oldest first."""
-        return list((self._open_flips if bank is None else self._open_flips_of.get(bank, {})).values())
+    def changed_banks(self) -> set[str]:
+        """Return a set of its own to whoever asks, of all banks now; later it gathers those of which something was folded.
+
+        What is folded is grants, flips, placements and lockouts, not limits nor pins. Whoever has looked at a bank takes it out.
+        """
+        self._changes.append(set(self.models))
+        return self._changes[-1]
+
+    def open_flips(self, bank: str | None = None) -> tuple[Flip, ...]:
+        """Return flips that are not over, oldest first; of a bank the same tuple until one of them changes."""
+        return tuple(self._open_flips.values()) if bank is None else self._open_flips_of.get(bank, ())
 
     def open_curtailments(self) -> list[Curtailment]:
         """Return curtailments that are not over."""
         return list(self._open_curtailments.values())
+
+    def _apply(self, event: BudgetEvent) -> None:
+        self.ledger.apply(event)
+        match event:
+            case GrantIssued() | BankAdopted() | BankIsolated() | BankJoined():
+                self._note_change(event.bank)
+            case GroupSettled():
+                self._note_change(*(grant.bank for grant in event.grants))
+            case ControllerStarted() | JournalDoubted():
+                self._note_change(*self.models)
+            case _:
+                pass  # limits, disturbances, readings: nothing of a bank's own
+
+    def _note_change(self, *banks: str) -> None:
+        for gathered in self._changes:
+            gathered.update(bank for bank in banks if bank in self.models)
 
     def _keep_curtailment(self, order: Curtailment) -> None:
         self.curtailments[order.id] = order
@@ -140,12 +179,14 @@ class SiteState:
 
     def _keep_flip(self, flip: Flip) -> None:
         self.flips[flip.id] = flip
-        of_bank = self._open_flips_of.setdefault(flip.bank, {})
+        of_bank = {each.id: each for each in self._open_flips_of.get(flip.bank, ())}
         if flip.is_over:
             self._open_flips.pop(flip.id, None)
             of_bank.pop(flip.id, None)
         else:
             self._open_flips[flip.id] = of_bank[flip.id] = flip
+        self._open_flips_of[flip.bank] = tuple(of_bank.values())
+        self._note_change(flip.bank)
         if len(self.flips) > KEPT_FLIPS:
             oldest = next((f.id for f in self.flips.values() if f.is_over), None)
             if oldest is not None:
