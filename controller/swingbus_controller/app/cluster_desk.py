@@ -7,13 +7,14 @@ what it changes of flips and placements is recorded first; nothing is moved for 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from swingbus_controller.app.cluster_sights import BankSight, see_bank
 from swingbus_controller.app.flipping import FlipRunner
+from swingbus_controller.app.pod_rooms import PodRooms
 from swingbus_controller.app.recording import Recorder
 from swingbus_controller.domain.cluster.blocking import Blockings
 from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, PoolMode
@@ -73,6 +74,7 @@ class ClusterDesk:
         self._report_of = report_of
         self._models = [model for model in state.models.values() if model.declared.is_in_cluster]
         self.sights: dict[str, BankSight] = {}
+        self._rooms = PodRooms(state, cluster)
         self._shown: dict[str, tuple[object, orders.BankReport | None]] = {}
         self.placing = Placing()
         self.blockings = Blockings()
@@ -124,14 +126,13 @@ class ClusterDesk:
 
     def look(self, now_s: float) -> None:
         """Take in what is there now; called once a round, before flips are moved on."""
-        for model in self._models:
-            self._see(model, now_s)
+        changed = [model.name for model in self._models if self._see(model, now_s)]
         self._looked_s = now_s
         if not self._cluster.is_synced:
             return
         self.blockings.forget_gone(self._cluster)
-        for name, sight in self.sights.items():
-            self._note_starts_and_ends(name, sight, now_s)
+        for name in changed:
+            self._note_starts_and_ends(name, self.sights[name], now_s)
         self._note_failures(now_s)
         self._waiting_owners = Counter(p.owner_uid for p in self._cluster.unbound() if p.is_gated and p.owner_uid)
         for name, sight in self.sights.items():
@@ -140,7 +141,8 @@ class ClusterDesk:
         self._follow(now_s)
         self._place(now_s)
 
-    def _see(self, model: BankModel, now_s: float) -> None:
+    def _see(self, model: BankModel, now_s: float) -> bool:
+        """Look at a bank; tell whether it shows anything else than the last time."""
         heard = self._report_of(model.name)
         ledger = self._state.ledger
         is_fresh = heard is not None and heard[0].epoch == ledger.epoch and ledger.is_live(model.name, now_s)
@@ -149,9 +151,10 @@ class ClusterDesk:
         shown = (self._cluster.version_of(model.declared.node), is_fresh, may_write)
         known = self._shown.get(model.name)
         if known is not None and known[0] == shown and known[1] is report:
-            return
+            return False
         self._shown[model.name] = (shown, report)
         self.sights[model.name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
+        return True
 
     def _note_starts_and_ends(self, name: str, sight: BankSight, now_s: float) -> None:
         """Take in who has become ready, and miners that are over: nobody but us takes those away, and they hold their names."""
@@ -284,7 +287,12 @@ class ClusterDesk:
             self._leaving.note(name, going, now_s)
             leavers += [pod.ref for pod in going]
         kept = self._leaving.kept_counts(self._waiting_owners, leavers, now_s)
-        rooms = [room for sight in self.sights.values() if (room := self._room(sight, kept, now_s)) is not None]
+        rooms: list[BankRoom] = []
+        for name, sight in self.sights.items():
+            is_resting = self.blockings.is_resting(name, now_s)
+            room = self._rooms.room(sight, kept_count=kept.get(name, 0), is_resting=is_resting)
+            if room is not None:
+                rooms.append(room)
         waiting = [
             pod
             for pod in self._cluster.unbound()
@@ -314,40 +322,6 @@ class ClusterDesk:
         unplaced = self.placing.unplaced
         self._unplaced_since = {ref: self._unplaced_since.get(ref, now_s) for ref in unplaced}
         return {ref for ref, since_s in self._unplaced_since.items() if (now_s - since_s) % (2 * _HOLD_S) < _HOLD_S}
-
-    def _room(self, sight: BankSight, kept: Mapping[str, int], now_s: float) -> BankRoom | None:
-        name = sight.model.name
-        holdings = self._state.holdings.get(name)
-        if not sight.may_move or sight.node is None or sight.pool is None or holdings is None:
-            return None
-        if sight.pool.mode is not PoolMode.AUTO:
-            return None
-        size = sight.model.device_class.unit_size
-        staying = [pod for pod in sight.customers() if not pod.is_leaving]
-        used_count = sum(pod.gpu_count for pod in staying)
-        here = {pod.ref for pod in staying}
-        coming = {
-            flip.pod: flip.bank
-            for flip in self._state.open_flips(name)
-            if flip.pod is not None and flip.aim.mode is Mode.INFERENCE and flip.direction is Direction.FORWARD
-        }
-        promised = [pod for ref in coming if ref not in here and (pod := self._cluster.pod(ref)) is not None]
-        used_count += sum(pod.gpu_count for pod in promised)
-        usable_count = sight.model.declared.device_count - len(holdings.charged_units()) * size
-        free_count = max(0, min(usable_count, sight.node.gpu_count) - used_count)
-        mining_count = sum(pod.gpu_count for pod in sight.pods if not pod.is_leaving and pod.ref not in here)
-        return BankRoom(
-            bank=name,
-            inference_class=sight.model.device_class.inference_class,
-            unit_size=size,
-            device_count=sight.model.declared.device_count,
-            node=sight.node,
-            pool=sight.pool,
-            # Who waits may have a place that is kept for who may come: it is no miner's meanwhile, that is all.
-            used_count=used_count + kept.get(name, 0),
-            free_count=0 if self.blockings.is_resting(name, now_s) else free_count,
-            idle_count=max(0, free_count - mining_count),
-        )
 
     def _fill(self, name: str, sight: BankSight, named: Collection[PodRef], taken: set[PodRef]) -> dict[int, PodRef]:
         """Let waiting pods into places of inference that stand empty: their watts are held, no flip is needed."""
@@ -528,10 +502,11 @@ class ClusterDesk:
             if not sight.may_move or sight.node is None or name not in self._state.holdings:
                 continue
             wishes = self._unit_wishes(name, sight)
+            known = self._moves.get(name)
+            is_same = known is not None and known[0] is sight and known[1] is wishes
             named = {wish.pod for wish in wishes if wish.pod is not None}
             coming = [pod for ref in named if (pod := self._cluster.pod(ref)) is not None and pod.is_waiting]
-            known = self._moves.get(name)
-            if known is None or known[0] is not sight or known[1] is not wishes or known[2] != coming:
+            if not is_same or known is None or known[2] != coming:
                 moves = pod_moves(
                     wishes,
                     [sight.as_node_pod(pod) for pod in (*sight.pods, *coming)],
@@ -562,7 +537,7 @@ class ClusterDesk:
     def _overdue(self, sight: BankSight, now_unix_s: float) -> list[EvictPod]:
         """Return who was let go and found no node in time, where somebody would make it again."""
         pool = sight.pool
-        if pool is None:
+        if pool is None or not sight.is_anybody_under_way:
             return []
         return [
             EvictPod(pod.ref, pod.flip)

@@ -40,6 +40,7 @@ class BankSight:
         shown: what they show to flips.
         tenants: by unit, who stays there; held_units: units that anybody holds; free_units: units that evidence shows free.
         reasons: by unit, the agent's words.
+        is_anybody_under_way: whether a pod here was let go and has no node yet.
     """
 
     model: BankModel
@@ -53,6 +54,15 @@ class BankSight:
     held_units: frozenset[int] = frozenset()
     free_units: frozenset[int] = frozenset()
     reasons: Mapping[int, str] = field(default_factory=dict)
+    # Asked for several times in a round, and the same for as long as this is what is seen.
+    _customers: tuple[ClusterPod, ...] = field(init=False, repr=False, compare=False)
+    is_anybody_under_way: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        namespace = "" if self.pool is None else self.pool.miner_namespace
+        customers = tuple(pod for pod in self.pods if not namespace or pod.namespace != namespace)
+        object.__setattr__(self, "_customers", customers)
+        object.__setattr__(self, "is_anybody_under_way", any(pod.is_under_way for pod in self.pods))
 
     @property
     def may_move(self) -> bool:
@@ -67,8 +77,7 @@ class BankSight:
 
     def customers(self) -> tuple[ClusterPod, ...]:
         """Return the pods here that are no miners."""
-        namespace = "" if self.pool is None else self.pool.miner_namespace
-        return tuple(pod for pod in self.pods if not namespace or pod.namespace != namespace)
+        return self._customers
 
 
 def see_bank(

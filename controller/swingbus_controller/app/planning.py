@@ -56,30 +56,23 @@ def feeder_views(
     that the planner can't see.
     """
     ledger = state.ledger
+    unseen_w = dict.fromkeys(state.site.tree.feeders, 0.0)
+    for bank in state.site.banks:
+        if bank.name not in holdings:
+            for above, loss in state.site.tree.path(bank.feeder):
+                unseen_w[above] += ledger.growth_claim_w(bank.name) * loss
     views: list[FeederView] = []
     for name in state.site.feeders_in_order():
         feeder = state.site.tree.feeder(name)
         limits = ledger.limits(name)
         limit_w = lowest_limit_w(limits, now_s, LOOK_AHEAD_S)
-        seen = ledger.feeder_view(name, now_s)
-        inside = state.site.tree.subtree(name)
-        claims_w = sum(
-            ledger.claim_w(bank) * state.site.tree.loss_factor(ledger.spec(bank).feeder, name)
-            for bank in ledger.bank_names()
-            if ledger.spec(bank).feeder in inside
-        )
-        beyond_w = max(0.0, seen.claimed_w - claims_w)
-        unseen_w = sum(
-            ledger.growth_claim_w(bank) * state.site.tree.loss_factor(ledger.spec(bank).feeder, name)
-            for bank in ledger.bank_names()
-            if bank not in holdings and ledger.spec(bank).feeder in inside
-        )
+        taken_w = ledger.uncontrolled_w(name, now_s) + ledger.margin_w(name, limit_w)
         tightest = min(limits, key=lambda lim: _soon(lim, now_s), default=None)
         views.append(
             FeederView(
                 feeder=name,
                 parent=feeder.parent,
-                available_w=limit_w - seen.uncontrolled_w - ledger.margin_w(name, limit_w) - beyond_w - unseen_w,
+                available_w=limit_w - taken_w - ledger.beyond_w(name) - unseen_w[name],
                 loss_ratio=feeder.losses_ratio,
                 limit_reason="no limit" if tightest is None else tightest.source,
                 limit_until_s=None

@@ -14,6 +14,7 @@ from swingbus.faults import InvalidInput
 from swingbus_controller.domain.flips.flip import Flip
 from swingbus_controller.domain.flips.placement import BankModel, Holdings, bank_model
 from swingbus_controller.domain.planning.plan import Authority
+from swingbus_controller.domain.planning.points import OperatingPoint
 from swingbus_controller.domain.power.budget import Ledger
 from swingbus_controller.domain.power.budget_events import (
     BankAdopted,
@@ -70,8 +71,10 @@ class SiteState:
 
     def __init__(self, site: SiteFile) -> None:
         self.site = site
+        shared: dict[OperatingPoint, OperatingPoint] = {}
         self.models: dict[str, BankModel] = {
-            declared.name: bank_model(declared, site.classes[declared.device_class]) for declared in site.banks
+            declared.name: bank_model(declared, site.classes[declared.device_class], shared=shared)
+            for declared in site.banks
         }
         self.ledger = Ledger(tree=site.tree, banks=[b.spec for b in site.banks], settings=site.protocol)
         self.holdings: dict[str, Holdings] = {}

@@ -64,8 +64,14 @@ class BankModel:
         return point
 
 
-def bank_model(declared: SiteBank, device_class: DeviceClass) -> BankModel:
-    """Build the model; raise InvalidInput where the class has no resting point."""
+def bank_model(
+    declared: SiteBank, device_class: DeviceClass, *, shared: dict[OperatingPoint, OperatingPoint] | None = None
+) -> BankModel:
+    """Build the model; raise InvalidInput where the class has no resting point.
+
+    Args:
+        shared: points of other banks: equal ones are the same object then, and a plan works out once what they are worth.
+    """
     spec = declared.spec
     fixed_w = feeder_w(spec, 0.0, is_starting=True)
     factor = (1.0 + spec.cooling_ratio) * (1.0 + spec.losses_ratio)
@@ -80,6 +86,8 @@ def bank_model(declared: SiteBank, device_class: DeviceClass) -> BankModel:
         )
         for p in device_class.points
     }
+    if shared is not None:
+        points = {name: shared.setdefault(point, point) for name, point in points.items()}
     resting = [p for p in points.values() if p.mode is Mode.STANDBY]
     if not resting:
         raise InvalidInput(

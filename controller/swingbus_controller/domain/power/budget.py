@@ -107,11 +107,14 @@ class Ledger:
         self._names = tuple(self._accounts)
         self._below = find_clusters(tree, self._accounts.values())
         self._margin_terms = {feeder: _margin_terms(clusters) for feeder, clusters in self._below.items()}
+        # Sums of claims by feeder and by whether they are for growth: rounds ask for each many times between two events.
+        self._sums_w: dict[tuple[str, bool], float] = {}
 
     # Facts.
 
     def apply(self, event: BudgetEvent) -> None:
         """Fold one journaled event in; raise `WrongState` for one that cannot follow what came before."""
+        self._forget_sums(event)
         match event:
             case GrantIssued():
                 self._apply_grant(event)
@@ -151,6 +154,14 @@ class Ledger:
                 account.doubt_w = account.ceiling_w
             case _:
                 assert_never(event)
+
+    def _forget_sums(self, event: BudgetEvent) -> None:
+        if isinstance(event, GrantIssued) and event.bank in self._accounts:
+            for feeder, _ in self.tree.path(self._accounts[event.bank].spec.feeder):
+                self._sums_w.pop((feeder, False), None)
+                self._sums_w.pop((feeder, True), None)
+        else:
+            self._sums_w.clear()
 
     def _apply_grant(self, event: GrantIssued) -> None:
         account = self._account(event.bank)
@@ -409,6 +420,19 @@ class Ledger:
 
         With `targets` (watts per bank), the same sum as if those were the claims.
         """
+        if targets is not None:
+            return self._sum_w(feeder, for_growth, targets)
+        known_w = self._sums_w.get((feeder, for_growth))
+        if known_w is None:
+            known_w = self._sums_w[(feeder, for_growth)] = self._sum_w(feeder, for_growth, None)
+        return known_w
+
+    def beyond_w(self, feeder: str) -> float:
+        """Return what groups below a feeder draw beyond their claims: the part of `claimed_w` that no bank's claim is."""
+        groups = ((c.group, c.group_factor) for c in self._below[feeder] if c.group is not None)
+        return sum(self._excess_w(group, None) * factor for group, factor in groups if group in self._exceeded)
+
+    def _sum_w(self, feeder: str, for_growth: bool, targets: Mapping[str, float] | None) -> float:
         total_w = 0.0
         for cluster in self._below[feeder]:
             cluster_w = 0.0
