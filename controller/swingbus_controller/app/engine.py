@@ -486,7 +486,10 @@ class SiteEngine:
             now_unix_s=now_unix_s,
             times_of=self.desk.times_of,
         )
-        self.flips.begin(self.desk.paced(begun, now_s))
+        paced = self.desk.paced(begun, now_s)
+        self.flips.begin(paced)
+        if paced:
+            self.flips.tick(now_s)  # what they begin with needs no other round: whoever waits for a place waits for it
 
     def _reported_holdings(self) -> dict[str, Holdings]:
         """Return where machines say they are, dwell long served: enough for a plan to look at."""
