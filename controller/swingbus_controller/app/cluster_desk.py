@@ -90,6 +90,7 @@ class ClusterDesk:
         self._ended_miners: dict[str, list[PodRef]] = {}
         self._rejected: dict[str, frozenset[PodRef]] = {}
         self._looked_s = 0.0
+        self._parties_of: tuple[list[ClusterPod], tuple[Party, ...]] | None = None
         self._unplaced_since: dict[PodRef, float] = {}
         self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
         self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
@@ -311,8 +312,11 @@ class ClusterDesk:
         for name, sight in self.sights.items():
             self._vacancies[name] = self._fill(name, sight, named, taken)
         if taken:
-            for name, line in self.placing.line.items():
-                self.placing.line[name] = [pod for pod in line if pod.ref not in taken]
+            left: dict[int, list[ClusterPod]] = {}
+            for line in self.placing.line.values():
+                if id(line) not in left:
+                    left[id(line)] = [pod for pod in line if pod.ref not in taken]
+            self.placing.line = {name: left[id(line)] for name, line in self.placing.line.items()}
 
     def _holding(self, now_s: float) -> set[PodRef]:
         """Return pods of several units for which a bank is held now: for ten minutes of every twenty that they find no room.
@@ -446,17 +450,21 @@ class ClusterDesk:
 
     def _parties_in(self, sight: BankSight) -> tuple[Party, ...]:
         named = {flip.pod for flip in self._state.open_flips(sight.model.name)}
-        roles = {wish.unit: wish for wish in self._wishes.get(sight.model.name, ())}
+        customers = sight.customers()
+        roles = {wish.unit: wish for wish in self._wishes.get(sight.model.name, ())} if customers else {}
         # Who runs here without a place of inference (let go by somebody else, or left over) gets one first.
         uninvited: list[Party] = []
-        for pod in sight.customers():
+        for pod in customers:
             held = sorted(sight.units.get(pod.key, frozenset()) & roles.keys())
             misplaced = tuple(str(unit) for unit in held if roles[unit].tenant is not Mode.INFERENCE)
             if misplaced and not pod.is_leaving and pod.ref not in named:
                 count = len(misplaced) * sight.model.device_class.unit_size
                 uninvited.append(Party(name=pod.ref.token, count=count, unit_ids=misplaced))
         line = self.placing.line.get(sight.model.name, [])
-        return (*uninvited, *(Party(name=pod.ref.token, count=pod.gpu_count) for pod in line))
+        if self._parties_of is None or self._parties_of[0] is not line:
+            # Most banks have the same pods in line, in one list (`place_pods`): who they are is said once for all of them.
+            self._parties_of = (line, tuple(Party(name=pod.ref.token, count=pod.gpu_count) for pod in line))
+        return (*uninvited, *self._parties_of[1]) if uninvited else self._parties_of[1]
 
     def _parties_out(self, sight: BankSight, now_s: float) -> tuple[Party, ...]:
         name, size = sight.model.name, sight.model.device_class.unit_size

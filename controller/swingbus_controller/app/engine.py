@@ -67,7 +67,8 @@ from swingbus_controller.ports.journal import Journal, JournalEntry
 log = structlog.get_logger()
 
 TICK_S = 0.25
-LONGEST_REST_S = 0.25  # as long as a round that nobody asks for waits
+# After each round: every report asks for one, and a big site sends hundreds a second.
+SHORTEST_REST_S, LONGEST_REST_S = 0.04, 0.25
 PLAN_PERIOD_S = 5.0
 NEWS_PLAN_S = 0.25
 # A grant that covers a reading leaves this much for the next one.
@@ -301,8 +302,9 @@ class SiteEngine:
             self._poked.clear()
             began_s = self._clock.boottime_s()
             self.tick(began_s, self._clock.now().timestamp())
-            # A round costs more on a big site, and every report asks for one: half of the time is left for what comes in.
-            await asyncio.sleep(min(LONGEST_REST_S, self._clock.boottime_s() - began_s))
+            # A round costs more on a big site: half of the time is left for what comes in.
+            rest_s = max(SHORTEST_REST_S, self._clock.boottime_s() - began_s)
+            await asyncio.sleep(min(LONGEST_REST_S, rest_s))
 
     def tick(self, now_s: float, now_unix_s: float) -> None:
         """Decide once. Raises WrongState (FENCED) once a newer controller runs the site."""

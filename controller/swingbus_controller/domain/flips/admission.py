@@ -160,8 +160,9 @@ def _parties(view: PlanView, moves: Sequence[Move], policy: Policy, now_s: float
     """Return the parts of each bank's moves; who may come to several banks comes to one of them."""
     found: dict[str, dict[int, list[Part]]] = {}
     placed: set[str] = set()
+    moved = {move.bank for move in moves if names_parties(move)}
     for bank in sorted(view.banks, key=lambda each: each.bank):
-        if bank.parties_in is None:
+        if bank.parties_in is None or bank.bank not in moved:
             continue
         waiting = tuple(party for party in bank.parties_in if party.name not in placed)
         found[bank.bank] = assign_parties(replace(bank, parties_in=waiting), moves, policy, now_s)
