@@ -5,6 +5,7 @@ A flip moves on only by `flip.step`; this room feeds it and never skips a phase.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from swingbus_controller.app.ordering import OrderBook
@@ -69,6 +70,8 @@ class FlipRunner:
         # The agent order that first carried each flip's present wish; a restart begins with none.
         self._wishes: dict[str, tuple[object, int]] = {}
         self._unrecovered: set[str] = {f.id for f in state.open_flips()}
+        # By flip, what was looked at last without moving it: thousands wait at once, and most rounds bring nothing new of most.
+        self._looked_at: dict[str, tuple[object, ...]] = {}
         self._event_count = 0
         # Banks whose grant is not what their devices and flips need; all others have nothing to ask and nothing to give.
         self._changed_banks = state.changed_banks()
@@ -78,6 +81,7 @@ class FlipRunner:
     def forget_sightings(self) -> None:
         """Start anew as after a restart: nothing that was shown under an older epoch counts."""
         self._wishes.clear()
+        self._looked_at.clear()
         self._unrecovered = {f.id for f in self._state.open_flips()}
 
     def begin(self, flips: list[Flip], *, beside: Sequence[JournalEntry] = ()) -> None:
@@ -124,7 +128,12 @@ class FlipRunner:
         if flip.id in self._unrecovered:
             return None
         model = self._state.models[flip.bank]
+        before = self._what_is_seen(model, flip)
+        known = self._looked_at.get(flip.id)
+        if known is not None and all(map(operator.is_, known, before)) and not is_due(flip, now_s):
+            return None
         seen = self._sighting(model, flip)
+        self._looked_at[flip.id] = self._what_is_seen(model, flip)
         if seen is not None:
             event = evidence_for(model, flip, seen, event_id=self._event_id(flip), now_s=now_s)
             if event is not None and (moved := _stepped(flip, event)) is not None:
@@ -160,6 +169,7 @@ class FlipRunner:
         for flip, moved in steps:
             if moved.is_over:
                 self._wishes.pop(flip.id, None)
+                self._looked_at.pop(flip.id, None)
                 self.refusals.pop(flip.id, None)
 
     def _recover(self, flip: Flip, now_s: float) -> None:
@@ -181,6 +191,21 @@ class FlipRunner:
         moved, _ = recover(flip, seen, event_id=self._event_id(flip), now_s=now_s)
         self._unrecovered.discard(flip.id)
         self._keep([(flip, moved)])
+
+    def _what_is_seen(self, model: BankModel, flip: Flip) -> tuple[object, ...]:
+        """Return everything that a sighting comes from. All of it is replaced, never changed: the same objects say the same."""
+        name, ledger = model.name, self._state.ledger
+        return (
+            flip,
+            self._report_of(name),
+            self._rows_of(name),
+            self._pods_of(name),
+            ledger.newest_grant(name),
+            ledger.is_settled(name),
+            self._state.holdings.get(name),
+            self._state.open_flips(name),
+            self._book.order_for(model.declared.agent),
+        )
 
     def _sighting(self, model: BankModel, flip: Flip) -> Sighting | None:
         heard = self._report_of(model.name)
