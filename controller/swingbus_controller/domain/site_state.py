@@ -81,6 +81,7 @@ class SiteState:
         self.flips: dict[str, Flip] = {}
         # Those that are not over, in the same order, and again by bank: every round asks for each bank's.
         self._open_flips: dict[str, Flip] = {}
+        self._ended_flips: dict[str, None] = {}  # in the order in which they ended
         self._open_flips_of: dict[str, tuple[Flip, ...]] = {}
         self._changes: list[set[str]] = []
         self.curtailments: dict[str, Curtailment] = {}
@@ -190,10 +191,11 @@ class SiteState:
             self._open_flips[flip.id] = of_bank[flip.id] = flip
         self._open_flips_of[flip.bank] = tuple(of_bank.values())
         self._note_change(flip.bank)
-        if len(self.flips) > KEPT_FLIPS:
-            oldest = next((f.id for f in self.flips.values() if f.is_over), None)
-            if oldest is not None:
-                del self.flips[oldest]
+        if flip.is_over:
+            self._ended_flips[flip.id] = None
+            if len(self._ended_flips) > KEPT_FLIPS:
+                oldest = next(iter(self._ended_flips))
+                del self._ended_flips[oldest], self.flips[oldest]
 
     def _keep_answer(self, answered: Answered) -> None:
         self.answered[answered.request_id] = answered
