@@ -78,6 +78,7 @@ class PodAgent(Agent):
 
     cluster: FakeCluster
     is_kubelet_silent = False
+    shows_servers_late = False  # what serves is in no sample yet
 
     def held_by(self, bank: Bank, unit: int) -> list[str]:
         return [pod for gpu, pod in self.cluster.holders(bank.site.node) if bank.devices[gpu].unit == unit]
@@ -154,6 +155,8 @@ class PodAgent(Agent):
             return super()._mode_of(bank, device)
         unit = bank.units[device.unit]
         if unit.phase != "ready":
+            return Mode.STANDBY
+        if unit.workload == "llm" and self.shows_servers_late:
             return Mode.STANDBY
         return {"llm": Mode.INFERENCE, "miner": Mode.MINING}.get(unit.workload, Mode.UNKNOWN)
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.flips.boot_axis import BootAxis, axis_at
 from swingbus_controller.domain.flips.flip import (
     Direction,
@@ -30,6 +31,7 @@ from swingbus_controller.domain.flips.flip_events import (
     EvidenceLost,
     FlipEvent,
     PhaseTimedOut,
+    PodReplaced,
     Released,
     Tenancy,
     VerifiedRunning,
@@ -41,6 +43,7 @@ from swingbus_controller.domain.flips.flip_events import (
 from swingbus_controller.domain.planning.points import WORKING_MODES, DeviceKind, Mode, OperatingPoint
 from swingbus_controller.domain.planning.policy import FlipTimes
 
+POD, HEIR = (PodRef(namespace="customers", name=name, uid=f"uid-{name}") for name in ("web-1", "web-2"))
 BOOT = BootAxis(boot_id="b1", zero_unix_s=1.7e9)
 POINTS = (
     OperatingPoint(name="inference", mode=Mode.INFERENCE, claim_w=750.0, draw_w=650.0, output=1.0),
@@ -63,11 +66,13 @@ def make_event(number: int, at_s: float) -> FlipEvent:
             return EvidenceLost(event_id=f"e{at_s}", at_s=at_s, reason="dark")
         case 2:
             return Cancelled(event_id=f"e{at_s}", at_s=at_s, author="ada", reason="no")
+        case 3 | 4:
+            return PodReplaced(event_id=f"e{at_s}", at_s=at_s, pod=HEIR, had_come=number - kinds == 3)
         case _:
-            return PhaseTimedOut(event_id=f"e{at_s}", at_s=at_s, done_count=number - kinds - 3)
+            return PhaseTimedOut(event_id=f"e{at_s}", at_s=at_s, done_count=number - kinds - 5)
 
 
-EVENTS = len(PLAIN) + 5
+EVENTS = len(PLAIN) + 7
 
 
 @st.composite
@@ -80,6 +85,7 @@ def flips(draw: st.DrawFn) -> Flip:
         id="f", bank="b", kind=kind, count=1 if kind is DeviceKind.GPU else 3, origin=origin, aim=aim, reason="r",
         unit_ids=("u",) if kind is DeviceKind.GPU else (), author="a", now_s=0.0, axis=BOOT, times=FlipTimes(),
         is_safety=aim.claim_w < origin.claim_w and draw(st.booleans()),
+        pod=POD if kind is DeviceKind.GPU and draw(st.booleans()) else None,
     )  # fmt: skip
 
 
@@ -97,6 +103,7 @@ def test_step_is_total_apart_from_invalid_transition(flip: Flip, numbers: list[i
         after.validate()
         assert all(i.cause == event.event_id for i in instructions)
         assert after.phase is not Phase.ACTIVE or after.direction is Direction.FORWARD
+        assert not isinstance(event, PodReplaced) or (after.pod == HEIR and not after.evidence and not after.is_over)
         flip = after
 
 

@@ -7,13 +7,14 @@ what it changes of flips and placements is recorded first; nothing is moved for 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from swingbus_controller.app.cluster_sights import BankSight, see_bank
 from swingbus_controller.app.flipping import FlipRunner
+from swingbus_controller.app.pod_following import PodFollowing
 from swingbus_controller.app.pod_rooms import PodRooms
 from swingbus_controller.app.recording import Recorder
 from swingbus_controller.domain.cluster.blocking import Blockings
@@ -30,7 +31,7 @@ from swingbus_controller.domain.cluster.pod_moves import (
 )
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.fleet import orders
-from swingbus_controller.domain.flips.flip import Direction, Flip, InvalidTransition, Phase
+from swingbus_controller.domain.flips.flip import Direction, Flip, Phase
 from swingbus_controller.domain.flips.parties import parties_of
 from swingbus_controller.domain.flips.placement import BankModel
 from swingbus_controller.domain.flips.pods_seen import PodsSeen
@@ -43,7 +44,6 @@ from swingbus_controller.domain.site_state import SiteState
 
 log = structlog.get_logger()
 SOURCE = "pods"
-_ARRIVING = frozenset({Phase.PLANNED, Phase.DRAINING, Phase.RELEASED, Phase.SETTLING, Phase.STARTING, Phase.VERIFYING})
 # After the eviction's deadline a flip leaves its pod this long to end by itself.
 _LEAVING_GRACE_S = 60.0
 _HOLD_S = 600.0
@@ -95,10 +95,19 @@ class ClusterDesk:
         self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
         self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._flips: FlipRunner | None = None
+        self._following: PodFollowing | None = None
 
     def join(self, flips: FlipRunner) -> None:
         """Take the runner whose flips move the pods."""
         self._flips = flips
+        self._following = PodFollowing(
+            state=self._state,
+            cluster=self._cluster,
+            recorder=self._recorder,
+            flips=flips,
+            blockings=self.blockings,
+            resting_words=self.resting_words,
+        )
 
     # What flips ask.
 
@@ -139,7 +148,8 @@ class ClusterDesk:
         for name, sight in self.sights.items():
             if name in self._state.holdings:
                 self._swap(name, sight)
-        self._follow(now_s)
+        if self._following is not None:
+            self._following.follow(self.placing.line, now_s)
         self._place(now_s)
 
     def _see(self, model: BankModel, now_s: float) -> bool:
@@ -231,54 +241,6 @@ class ClusterDesk:
             )
             known = self._wished[name] = (asked, wishes)
         return known[1]
-
-    def _follow(self, now_s: float) -> None:
-        """Give the place of a pod that is gone to the next in line, or let its flip go."""
-        arriving = [
-            flip
-            for flip in self._state.open_flips()
-            if flip.pod is not None and flip.direction is Direction.FORWARD and flip.phase in _ARRIVING
-        ]
-        for ref in dict.fromkeys(flip.pod for flip in arriving if flip.pod is not None):
-            flips = [flip for flip in arriving if flip.pod == ref]
-            if flips[0].aim.mode is Mode.INFERENCE:
-                self._follow_coming(ref, flips, now_s)
-            elif (why := self._why_stays(ref, flips[0].bank, now_s)) and not flips[0].is_safety:
-                self._let_go(flips, why, now_s)
-
-    def _follow_coming(self, ref: PodRef, flips: list[Flip], now_s: float) -> None:
-        bank = flips[0].bank
-        node = self._state.models[bank].declared.node
-        pod = self._cluster.pod(ref)
-        if pod is not None and not pod.is_over and not pod.is_leaving and pod.node in ("", node):
-            return
-        if pod is not None and pod.is_over:
-            self.blockings.note_rejected(bank, pod.ref, pod.failure or "it ended", now_s)
-        need = sum(flip.count for flip in flips)
-        heir = next((each for each in self.placing.line.get(bank, ()) if each.gpu_count == need), None)
-        if (
-            heir is None
-            or self._flips is None
-            or flips[0].phase is Phase.VERIFYING
-            or self.blockings.is_resting(bank, now_s)
-        ):
-            self._let_go(flips, f"pod {ref} {_what_became(pod)}", now_s)
-            return
-        self.placing.line[bank] = [pod for pod in self.placing.line[bank] if pod is not heir]
-        renamed = [replace(flip, pod=heir.ref) for flip in flips]
-        self._recorder.record(*self._flips.swapped_entries(renamed, self._state.holdings[bank]))
-
-    def _let_go(self, flips: Iterable[Flip], why: str, now_s: float) -> None:
-        assert self._flips is not None
-        for flip in flips:
-            try:
-                self._flips.cancel(flip, author="controller", reason=why, now_s=now_s)
-            except InvalidTransition as refusal:
-                log.warning("flip_not_cancelled", flip=flip.id, message=str(refusal))
-
-    def _why_stays(self, ref: PodRef, bank: str, now_s: float) -> str:
-        pool = self.sights[bank].pool
-        return "" if pool is None else self.blockings.why_given_up(ref, pool, now_s)
 
     def _place(self, now_s: float) -> None:
         named = {flip.pod for flip in self._state.open_flips() if flip.pod is not None}
@@ -567,13 +529,3 @@ def _workload(owner_uid: str) -> str:
 def _miners_of(bank: str) -> str:
     """Return what rests where miners do not start: customers may start there all the same."""
     return f"miners of {bank}"
-
-
-def _what_became(pod: ClusterPod | None) -> str:
-    if pod is None:
-        return "is gone"
-    if pod.is_over:
-        return f"is over: {pod.failure or 'it ended'}"
-    if pod.is_leaving:
-        return f"leaves{f' ({pod.disruption})' if pod.disruption else ''}"
-    return f"went to node {pod.node}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from swingbus.faults import InvalidInput
+from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.flips.boot_axis import BootAxis, axis_at
 from swingbus_controller.domain.flips.flip import (
     Direction,
@@ -12,6 +15,7 @@ from swingbus_controller.domain.flips.flip import (
     InvalidTransition,
     Observation,
     Phase,
+    WattState,
     accepts,
     desired_of,
     is_due,
@@ -30,6 +34,7 @@ from swingbus_controller.domain.flips.flip_events import (
     Instruction,
     KeepCharged,
     PhaseTimedOut,
+    PodReplaced,
     Released,
     ReleaseWatts,
     RequestWatts,
@@ -336,3 +341,22 @@ def test_record_without_an_axis_has_unix_seconds() -> None:
     record |= {"created_at_s": BOOT.unix_s(5.0), "since_s": BOOT.unix_s(5.0), "deadline_s": BOOT.unix_s(605.0)}
     again = rebased(build(Flip, record), BOOT, now_s=20.0)
     assert (again.created_at_s, again.since_s, again.deadline_s) == (5.0, 5.0, 605.0)
+
+
+def test_pod_that_is_replaced_after_it_came_has_its_unit_released_first() -> None:
+    """Whoever is next is started only on a unit that is free by evidence, and shows everything anew."""
+    first, second = (PodRef(namespace="customers", name=name, uid=name) for name in ("one", "two"))
+    flip, _ = run(replace(make_flip(GPU_MINE, INFERENCE), pod=first), Begun, WattsHeld, Drained, Released, Applied)
+    event = PodReplaced(event_id="e9", at_s=9.0, pod=second, had_come=True)
+    moved, told = step(flip, event)
+    assert (moved.phase, moved.pod, moved.evidence, moved.watts) == (
+        Phase.RELEASED,
+        second,
+        frozenset(),
+        WattState.HELD,
+    )
+    assert [(i.point.name, i.tenancy) for i in told if isinstance(i, SetDesired)] == [("gpu-mine", Tenancy.STOP)]
+    waiting, told = step(flip, replace(event, had_come=False))
+    assert (waiting.phase, waiting.pod, waiting.evidence, told) == (Phase.STARTING, second, frozenset(), ())
+    with pytest.raises(InvalidTransition):
+        step(make_flip(GPU_MINE, INFERENCE), event)

@@ -43,6 +43,7 @@ from swingbus_controller.domain.flips.flip_events import (
     Instruction,
     KeepCharged,
     PhaseTimedOut,
+    PodReplaced,
     Released,
     ReleaseWatts,
     RequestWatts,
@@ -359,6 +360,10 @@ def step(flip: Flip, event: FlipEvent) -> _Step:
             return _finish(flip, event)
         case WorkloadFailed() if flip.phase in (Phase.STARTING, Phase.VERIFYING):
             return _give_up(flip, event, f"workload failed: {event.reason}")
+        case PodReplaced() if forward and flip.pod is not None and flip.aim.mode is Mode.INFERENCE:
+            heir = replace(flip, pod=event.pod, evidence=frozenset())  # what the one before has shown is not its own
+            is_held = event.had_come and flip.phase in (Phase.STARTING, Phase.VERIFYING)
+            return _stop(heir, event) if is_held else (_noted(heir, event), ())
         case EvidenceLost():
             return replace(_noted(flip, event, event.reason), evidence=frozenset()), ()
         case PhaseTimedOut():

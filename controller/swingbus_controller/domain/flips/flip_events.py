@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.planning.points import OperatingPoint
 
 # --- events: past tense, each with its own id and time -----------------------------------------------------------------------
@@ -115,6 +116,16 @@ class Cancelled:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodReplaced:
+    """The pod that the flip brings comes no more, and another one takes its place. `had_come`: the one before may hold the unit."""
+
+    event_id: str
+    at_s: float
+    pod: PodRef
+    had_come: bool
+
+
 FlipEvent = (
     Begun
     | WattsHeld
@@ -128,6 +139,7 @@ FlipEvent = (
     | EvidenceLost
     | PhaseTimedOut
     | Cancelled
+    | PodReplaced
 )
 
 
