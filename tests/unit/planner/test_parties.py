@@ -17,7 +17,8 @@ from tests.unit.planner.sites import NOW_S, POLICY, make_gpus, make_market, make
 
 def a_move(units: tuple[str, ...], start: str, end: str, reason: Reason = Reason.DEMAND) -> Move:
     """Return a move of units of bank `g` between two points."""
-    modes = {"gpu-mine": Mode.MINING, "inference": Mode.INFERENCE, "standby": Mode.STANDBY}
+    modes = {"gpu-mine": Mode.MINING, "standby": Mode.STANDBY}
+    modes |= {"inference": Mode.INFERENCE, "inference-low": Mode.INFERENCE}
     return Move(
         bank="g",
         kind=DeviceKind.GPU,
@@ -146,3 +147,47 @@ def test_a_banks_own_dwell_counts_for_it() -> None:
     bank = a_bank(since_s=NOW_S - 60.0, gpu_mine=8)
     assert wanted(replace(bank, dwell_s={Mode.MINING: 120.0})) == {"gpu-mine": 8}
     assert wanted(replace(bank, dwell_s={Mode.MINING: 30.0})) == {"inference": 8}
+
+
+@settings(max_examples=300)
+@given(st.permutations(range(6)), st.integers(0, 6), st.data())
+def test_a_unit_that_somebody_leaves_with_is_not_also_changed_to_another_limit(
+    order: list[int], leaving: int, data: st.DataObject
+) -> None:
+    """A plan names units by number, who leaves takes its own: each unit is in one part, and as many change as were planned."""
+    bank = a_bank(inference=6)
+    units = units_at(bank, "inference")
+    capped = data.draw(st.integers(0, 6 - leaving))
+    # Those that stand empty, in an order that the plan does not know.
+    empty = tuple(Party(name="", count=1, unit_ids=(units[n],)) for n in order)
+    bank = replace(bank, parties_in=(), parties_out=empty)
+    moves = [
+        move
+        for move in (
+            a_move(units[:leaving], "inference", "standby"),
+            a_move(units[leaving : leaving + capped], "inference", "inference-low"),
+        )
+        if move.unit_ids
+    ]
+    parts = assign_parties(bank, moves, POLICY, NOW_S)
+    chosen = [
+        [unit for _, ids, _ in parts[at] for unit in ids] if at in parts else list(move.unit_ids)
+        for at, move in enumerate(moves)
+    ]
+    assert [len(each) for each in chosen] == [len(move.unit_ids) for move in moves]
+    assert len({unit for each in chosen for unit in each}) == sum(map(len, chosen))
+
+
+def test_a_limit_that_was_changed_a_moment_ago_is_not_changed_in_anothers_stead() -> None:
+    """The unit that is left was set less than its dwell ago: the change of another one comes with a later plan, but not a shed's."""
+    bank = a_bank(inference=2)
+    (holding,) = bank.holdings
+    fresh = replace(holding, count=1, unit_ids=holding.unit_ids[:1], since_s=NOW_S - 1.0, mode_since_s=0.0)
+    old = replace(holding, count=1, unit_ids=holding.unit_ids[1:])
+    leaver = Party(name="", count=1, unit_ids=old.unit_ids)
+    bank = replace(bank, holdings=(fresh, old), parties_in=(), parties_out=(leaver,))
+    out = a_move(fresh.unit_ids, "inference", "standby")
+    for reason, expected in ((Reason.CAP_TO_FIT, []), (Reason.LIMIT, [(1, fresh.unit_ids, "")])):
+        moves = [out, a_move(old.unit_ids, "inference", "inference-low", reason)]
+        parts = assign_parties(bank, moves, POLICY, NOW_S)
+        assert parts == {0: [(1, old.unit_ids, "")], 1: expected}

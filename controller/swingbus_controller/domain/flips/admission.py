@@ -111,11 +111,13 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
         bank = banks[move.bank]
         path = room.path(bank.feeder, bank.bank)
         parts = _parts(move, bank, plan.policy.max_devices_per_flip)
-        if move.bank in parties and names_parties(move):
+        if at in parties.get(move.bank, {}):
             parts = parties[move.bank][at]
             left_count = move.count - sum(count for count, _, _ in parts)
             if left_count > 0:
                 detail = "nobody who waits fits" if move.to_mode is Mode.INFERENCE else "who holds them stays"
+                if not names_parties(move):
+                    detail = "who holds them leaves"
                 refused.append(Refusal(move=move, count=left_count, code=RefusalCode.NO_PARTY, detail=detail))
         for count, units, party in parts:
             delta_w = count * (bank.point(move.to_point).claim_w - bank.point(move.from_point).claim_w)

@@ -25,7 +25,9 @@ def names_parties(move: Move) -> bool:
 
 
 def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s: float) -> dict[int, list[Part]]:
-    """Return the parts of a bank's moves into and out of inference, by the move's place among `moves`."""
+    """Return the parts of a bank's moves by the move's place among `moves`: of those into and out of inference, and of those that only
+    change a limit where the units that a plan named for them go to somebody else.
+    """
     here = [(at, move) for at, move in enumerate(moves) if move.bank == bank.bank and names_parties(move)]
     into = [(at, move) for at, move in here if move.to_mode is Mode.INFERENCE]
     out = [(at, move) for at, move in here if move.from_mode is Mode.INFERENCE]
@@ -39,7 +41,8 @@ def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s:
         for unit in holding.unit_ids
         if unit not in chosen
     }
-    return _let_in(bank, into, empty_count, others) | _let_out(bank, out, policy, now_s)
+    parts = _let_in(bank, into, empty_count, others) | _let_out(bank, out, policy, now_s)
+    return parts | _on_units_left(bank, moves, parts, policy, now_s)
 
 
 def _let_in(
@@ -112,6 +115,34 @@ def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, 
             if units <= ripe:
                 parties.remove(party)
                 found[at].append((party.count, party.unit_ids, party.name))
+    return found
+
+
+def _on_units_left(
+    bank: BankView, moves: Sequence[Move], parts: Mapping[int, Sequence[Part]], policy: Policy, now_s: float
+) -> dict[int, list[Part]]:
+    """Return the parts of moves that only change a limit, on units that nobody leaves with.
+
+    A plan means its units by number, and who leaves takes its own: the ones that were meant to be left are free for such a move then.
+    """
+    taken = {unit for found in parts.values() for _, ids, _ in found for unit in ids}
+    caps = [
+        (at, move)
+        for at, move in enumerate(moves)
+        if move.bank == bank.bank and move.unit_ids and not move.is_mode_flip
+    ]
+    if not any(unit in taken for _, move in caps for unit in move.unit_ids):
+        return {}
+    left = [(move.from_point, unit) for at, move in enumerate(moves) if at in parts for unit in move.unit_ids]
+    left = [(point, unit) for point, unit in left if unit not in taken]
+    ripe = {u for h in bank.holdings if now_s - h.since_s >= policy.cap_dwell_s for u in h.unit_ids}
+    found: dict[int, list[Part]] = {}
+    for at, move in caps:
+        units = [unit for unit in move.unit_ids if unit not in taken]
+        may = {u for p, u in left if p == move.from_point and (move.reason is Reason.LIMIT or u in ripe)}
+        units += sorted(may)[: len(move.unit_ids) - len(units)]
+        left = [(point, unit) for point, unit in left if unit not in units]
+        found[at] = [(bank.unit_size, (unit,), "") for unit in units]
     return found
 
 
