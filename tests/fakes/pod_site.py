@@ -44,8 +44,12 @@ POOL = Pool(
 )
 
 
-def make_pod_site(*, limit_w: float = 130_000.0, gpus: int = GPUS, asics: int = 10) -> SiteFile:
-    """Parse a site of one ASIC container and two GPU hosts that run pods, GPUs moving one by one."""
+def make_pod_site(*, limit_w: float = 130_000.0, gpus: int = GPUS, asics: int = 10, has_caps: bool = True) -> SiteFile:
+    """Parse a site of one ASIC container and two GPU hosts that run pods, GPUs moving one by one.
+
+    Args:
+        has_caps: whether what serves may also run at less.
+    """
     readers = {"c1": "edge1", "g1": "gpu1", "g2": "gpu2"}
     kinds = {"c1": "container", "g1": "pdu", "g2": "pdu"}
     feeders = [FEEDER.format(name=n, kind=kinds[n], losses_ratio=0.0, agent=readers[n]) for n in readers]
@@ -64,6 +68,8 @@ def make_pod_site(*, limit_w: float = 130_000.0, gpus: int = GPUS, asics: int = 
         reservation="",
     )
     text = text.replace("unit_size = 8", "unit_size = 1").replace("safe_share_w = 5200.0", "safe_share_w = 2400.0")
+    if not has_caps:
+        text = "\n".join(line for line in text.splitlines() if '"serve-capped"' not in line)
     faults = Faults()
     table = StrictTable(tomllib.loads(text), faults)
     site = parse_site(table, faults)

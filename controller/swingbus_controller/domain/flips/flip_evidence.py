@@ -166,6 +166,13 @@ def _stuck(model: BankModel, flip: Flip, seen: Sighting) -> frozenset[str]:
     return frozenset(s.device for s in seen.report.stragglers if s.device in mine and s.reason != "in_flight")
 
 
+def _empty_units(flip: Flip, seen: Sighting) -> frozenset[int]:
+    """Return units of a flip that only changes a limit and that no pod has: nobody can be shown at work there, the limit can."""
+    if flip.is_mode_flip or seen.pods is None or not seen.pods.is_known:
+        return frozenset()
+    return (_units(flip) & frozenset(seen.report.released_units)) - seen.pods.present_units
+
+
 def _is_running(model: BankModel, flip: Flip, seen: Sighting) -> bool:
     if not seen.is_applied or seen.rows is None:
         return False
@@ -176,8 +183,14 @@ def _is_running(model: BankModel, flip: Flip, seen: Sighting) -> bool:
         rows = [i for i, unit in enumerate(seen.rows.units) if unit in units]
         if _stuck(model, flip, seen):
             return False
+        empty = _empty_units(flip, seen)
         return len(rows) == flip.count and all(
-            seen.rows.modes[i] == mode and seen.rows.read_s[i] >= after_s for i in rows
+            seen.rows.read_s[i] >= after_s
+            and (
+                seen.rows.modes[i] == mode
+                or (seen.rows.units[i] in empty and seen.rows.modes[i] == ORDER_MODES[Mode.STANDBY].value)
+            )
+            for i in rows
         )
     ordered = sum(p.count for p in seen.ordered if p.mode.value == mode)
     running = sum(1 for m, at_s in zip(seen.rows.modes, seen.rows.read_s, strict=True) if m == mode and at_s >= after_s)

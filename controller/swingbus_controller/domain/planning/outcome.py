@@ -353,10 +353,12 @@ def _demand(banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Wor
         quote = worth.market.inference_demand_gpus.get(name)
         if quote is None:
             running = sum(h.count for b in serving for h in b.holdings if b.point(h.point).mode is Mode.INFERENCE)
-            spot = max(0.0, running + coming - firm)
+            spot, spare = max(0.0, running + coming - firm), float(running)
         else:
             spot = quote.value * (1.0 + worth.policy.demand_headroom_ratio)
-        demand = Demand(firm=firm, spot=spot)
+            # What is sold firm is kept ready too while nobody uses it.
+            spare = quote.value * worth.policy.demand_headroom_ratio + max(0.0, firm - quote.value)
+        demand = Demand(firm=firm, spot=spot, spare=spare)
         by_flips_firm = min(demand.firm, float(coming))
         demand.firm -= by_flips_firm
         demand.spot = max(0.0, demand.spot - (coming - by_flips_firm))

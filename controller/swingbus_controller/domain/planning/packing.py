@@ -132,6 +132,7 @@ class Demand:
 
     firm: float = 0.0
     spot: float = 0.0
+    spare: float = 0.0  # kept ready beyond what is asked for, where those who ask are known by name
     part_ratio: Mapping[int, float] = field(default_factory=dict)  # by unit size
 
     def units_wanted(self, purpose: Purpose, unit_size: int) -> int:
@@ -141,6 +142,8 @@ class Demand:
                 return math.ceil(self.firm / unit_size - EPSILON_GPUS)
             case Purpose.SPOT:
                 return math.floor(self.spot / unit_size + EPSILON_GPUS)
+            case Purpose.IDLE:
+                return math.floor(self.spare / unit_size + EPSILON_GPUS)
             case Purpose.SPOT_PART:
                 return 1 if EPSILON_GPUS < self.spot < unit_size - EPSILON_GPUS else 0
             case _:
@@ -152,6 +155,8 @@ class Demand:
             over = max(0.0, gpus - self.firm)
             self.firm = max(0.0, self.firm - gpus)
             self.spot = max(0.0, self.spot - over)
+        elif purpose is Purpose.IDLE:
+            self.spare = max(0.0, self.spare - gpus)
         else:
             self.spot = max(0.0, self.spot - gpus)
 
@@ -338,6 +343,10 @@ class Packer:
             pool = self.demand[group.bank.inference_class or ""]
             wanted = min(wanted, pool.units_wanted(rung.purpose, group.bank.unit_size))
             wanted = min(wanted, self._askers.get(group.bank.bank, wanted))
+        # Where who asks is known by name, a place that nobody asks for stands empty: it is no capacity that is warm.
+        is_spare = rung.source is None and rung.purpose is Purpose.IDLE and group.bank.bank in self._askers
+        if is_spare:
+            wanted = min(wanted, self.demand[inference_class].units_wanted(Purpose.IDLE, group.bank.unit_size))
         if wanted <= 0:
             return
         taken = self.headroom.units_that_fit(group.path, rung.added_w, wanted)
@@ -346,6 +355,8 @@ class Packer:
         if taken <= 0:
             return
         self.headroom.take(group.path, taken * rung.added_w)
+        if is_spare:
+            self.demand[inference_class].serve(Purpose.IDLE, taken * group.bank.unit_size)
         if pool is not None:
             pool.serve(rung.purpose, taken * group.bank.unit_size)
             if group.bank.bank in self._askers:
