@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.cluster.pod_moves import UnitWish
-from swingbus_controller.domain.flips.unit_roles import find_swaps
-from swingbus_controller.domain.planning.points import Mode
+from swingbus_controller.domain.flips.placement import Holdings, Placement
+from swingbus_controller.domain.flips.unit_roles import find_limit_swaps, find_swaps, swap_roles
+from swingbus_controller.domain.planning.points import Mode, OperatingPoint
 
 TENANTS = (Mode.MINING, Mode.INFERENCE, Mode.STANDBY)
 
@@ -132,3 +133,42 @@ def test_a_place_that_is_kept_for_a_pod_that_waits_is_nobody_elses() -> None:
         UnitWish(unit=1, tenant=Mode.MINING),
     ]
     assert not find_swaps(wishes, {1: Mode.INFERENCE}, held_units={1}, pods={1: ref("b")})
+
+
+POINTS = {
+    name: OperatingPoint(name=name, mode=mode, claim_w=claim_w, draw_w=claim_w)
+    for name, mode, claim_w in (
+        ("serve", Mode.INFERENCE, 700.0),
+        ("capped", Mode.INFERENCE, 500.0),
+        ("mine", Mode.MINING, 600.0),
+        ("standby", Mode.STANDBY, 80.0),
+    )
+}
+
+
+@settings(max_examples=500)
+@given(st.lists(st.tuples(st.sampled_from(sorted(POINTS)), st.sampled_from(["empty", "serves", "fixed"])), max_size=8))
+def test_the_lower_limits_of_inference_are_where_nobody_serves(units: list[tuple[str, str]]) -> None:
+    """Afterwards no empty place is above one that serves, but where a unit keeps its role; what the bank counts is what it was."""
+    held = Holdings(
+        bank="b",
+        placements=tuple(
+            Placement(point=point, count=1, units=(unit,), since_s=float(unit), mode_since_s=0.0)
+            for unit, (point, _) in enumerate(units)
+        ),
+    )
+    of = {what: [unit for unit, (_, is_what) in enumerate(units) if is_what == what] for what in ("empty", "serves")}
+    fixed = {unit for unit, (_, what) in enumerate(units) if what == "fixed"}
+    swaps = find_limit_swaps(POINTS, held, empty_units=of["empty"], serving_units=of["serves"], fixed_units=fixed)
+    after, _ = swap_roles(held, (), swaps)
+    at = {unit: placement.point for placement in after.placements for unit in placement.units}
+    assert sorted(at) == list(range(len(units)))
+    assert Counter(at.values()) == Counter(point for point, _ in units)
+    assert all(
+        at[unit] == units[unit][0]
+        for unit in range(len(units))
+        if unit in fixed or units[unit][0] in ("mine", "standby")
+    )
+    claims_w = {what: [POINTS[at[u]].claim_w for u in of[what] if at[u] in ("serve", "capped")] for what in of}
+    assert max(claims_w["empty"], default=0.0) <= min(claims_w["serves"], default=1e9)
+    assert not find_limit_swaps(POINTS, after, empty_units=of["empty"], serving_units=of["serves"], fixed_units=fixed)

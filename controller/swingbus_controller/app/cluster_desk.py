@@ -35,12 +35,12 @@ from swingbus_controller.domain.flips.flip import Direction, Flip, Phase
 from swingbus_controller.domain.flips.parties import parties_of
 from swingbus_controller.domain.flips.placement import BankModel
 from swingbus_controller.domain.flips.pods_seen import PodsSeen
-from swingbus_controller.domain.flips.unit_roles import find_swaps, swap_roles, unit_wishes
+from swingbus_controller.domain.flips.unit_roles import Swap, find_limit_swaps, find_swaps, swap_roles, unit_wishes
 from swingbus_controller.domain.planning.market import MarketView, Quote
 from swingbus_controller.domain.planning.plan import BankView, Party
 from swingbus_controller.domain.planning.points import Mode
 from swingbus_controller.domain.planning.policy import FlipTimes
-from swingbus_controller.domain.site_state import SiteState
+from swingbus_controller.domain.site_state import SiteState, payload
 
 log = structlog.get_logger()
 SOURCE = "pods"
@@ -222,8 +222,28 @@ class ClusterDesk:
             held, changed = swap_roles(holdings, flips, swaps)
             self._recorder.record(*self._flips.swapped_entries(changed, held))
             self._wishes[name] = self._unit_wishes(name, sight)
+        elif limits := self._limit_swaps(sight, wishes):
+            held, _ = swap_roles(holdings, (), limits)
+            words = f"{name}: units swapped roles, the lower limit is where nobody serves"
+            self._recorder.record(
+                self._recorder.entry("units_swapped", f"banks/{name}", words, payload=payload("holdings", held))
+            )
+            self._wishes[name] = self._unit_wishes(name, sight)
         else:
             self._in_place[name] = (sight, wishes)
+
+    def _limit_swaps(self, sight: BankSight, wishes: Sequence[UnitWish]) -> list[Swap]:
+        if not sight.may_move or any(not sight.units.get(pod.key) for pod in sight.customers()):
+            return []  # who is on the way may be given any of the free ones
+        name = sight.model.name
+        holdings, flips = self._state.holdings[name], self._state.open_flips(name)
+        return find_limit_swaps(
+            sight.model.points,
+            holdings,
+            empty_units=[w.unit for w in wishes if w.may_start and w.tenant is Mode.INFERENCE and w.pod is None],
+            serving_units=[unit for unit, tenant in sight.tenants.items() if tenant is Mode.INFERENCE],
+            fixed_units=holdings.charged_units() | {int(unit) for flip in flips for unit in flip.unit_ids},
+        )
 
     def _unit_wishes(self, name: str, sight: BankSight) -> list[UnitWish]:
         holdings, flips = self._state.holdings[name], self._state.open_flips(name)
@@ -454,7 +474,7 @@ class ClusterDesk:
             reverse=True,
         )
         held = {pod.ref.token: sorted(sight.units.get(pod.key, ())) for pod in leavers}
-        return parties_of(held, idle, size)
+        return parties_of(held, idle, size, leaving={pod.ref.token for pod in leavers if pod.is_leaving})
 
     def _may_evict(self, pod: ClusterPod, now_s: float) -> bool:
         """A workload that waits for more pods is not made smaller: its budget counts those that wait as missing, and would refuse."""

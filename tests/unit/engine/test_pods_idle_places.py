@@ -98,6 +98,27 @@ def test_a_limit_is_changed_where_nobody_is_and_the_next_pod_starts_there(pod_si
     site.assert_right()
 
 
+def test_who_serves_keeps_its_limit_and_its_place_while_others_beside_it_stand_empty(pod_site: MakeSite) -> None:
+    """Pods go one by one, so that empty places are lowered one by one, then given up: no GPU of one that stays is, nobody is evicted."""
+    pool = replace(POOL, dwell_inference_s=60.0, dwell_mining_s=60.0)
+    site = pod_site(site_file(), pool=pool)
+    served(site, 8)
+    for left in range(7, 0, -1):
+        site.cluster.deploy("web", left)
+        for _ in range(25):
+            site.step()
+            for pod in site.cluster.pods_of("web"):
+                held = {gpu for gpu, name in site.cluster.holders(pod.node) if name == f"{pod.namespace}/{pod.name}"}
+                lowered = {
+                    int(unit) for flip in caps(site) if flip.bank == f"{pod.node}/gpus" for unit in flip.unit_ids
+                }
+                assert pod.is_leaving or not held & lowered, site.explain()
+    assert site.cluster.ready_count("web") == 1
+    assert not site.cluster.evicted
+    assert not site.flips(Phase.FAILED, Phase.ROLLED_BACK)
+    site.assert_right()
+
+
 def test_a_limit_is_not_proven_where_a_pod_is_and_does_not_work(pod_site: MakeSite) -> None:
     """A pod has the GPUs and its process is in no sample: its change of limit is not taken for done."""
     site = pod_site()

@@ -109,13 +109,14 @@ def test_who_works_here_uninvited_gets_the_units_that_it_has() -> None:
 
 def test_parties_leave_idle_units_first() -> None:
     """Then holders, in the order given; who holds nothing is none."""
-    parties = parties_of({"a": [3, 2], "b": [], "c": [5]}, [7, 6], 4)
+    parties = parties_of({"a": [3, 2], "b": [], "c": [5]}, [7, 6], 4, leaving={"c"})
     assert [(party.name, party.count, party.unit_ids) for party in parties] == [
         ("", 4, ("6",)),
         ("", 4, ("7",)),
         ("a", 8, ("3", "2")),
         ("c", 4, ("5",)),
     ]
+    assert [party.goes_anyway for party in parties] == [True, True, False, True]
 
 
 def wanted(bank: BankView, *, demand: float = 8.0) -> dict[str, int]:
@@ -191,3 +192,33 @@ def test_a_limit_that_was_changed_a_moment_ago_is_not_changed_in_anothers_stead(
         moves = [out, a_move(old.unit_ids, "inference", "inference-low", reason)]
         parts = assign_parties(bank, moves, POLICY, NOW_S)
         assert parts == {0: [(1, old.unit_ids, "")], 1: expected}
+
+
+def test_limits_are_lowered_where_nobody_is_and_raised_where_somebody_is() -> None:
+    """The plan names units by number; the first two are held, the others stand empty."""
+    for start, end, delta_w, expected in (
+        ("inference", "inference-low", -1.0, [2, 3]),
+        ("inference-low", "inference", 1.0, [0, 1]),
+    ):
+        bank = a_bank(**{start.replace("-", "_"): 4})
+        units = units_at(bank, start)
+        empty = tuple(Party(name="", count=1, unit_ids=(unit,), goes_anyway=True) for unit in units[2:])
+        bank = replace(bank, parties_in=(), parties_out=empty)
+        move = replace(a_move(units[1:3], start, end), claim_delta_w=delta_w)
+        parts = assign_parties(bank, [move], POLICY, NOW_S)
+        assert sorted(unit for _, ids, _ in parts[0] for unit in ids) == [units[n] for n in expected]
+
+
+def test_nobody_is_sent_away_in_place_of_one_who_goes_anyway() -> None:
+    """One place is to be given up at the lower limit, where a pod is; the empty one is at the higher: for money the pod stays."""
+    bank = a_bank(inference=1, inference_low=1)
+    high, low = units_at(bank, "inference"), units_at(bank, "inference-low")
+    for leaver in (Party(name="", count=1, unit_ids=high), Party(name="leaves", count=1, unit_ids=high)):
+        leavers = (replace(leaver, goes_anyway=True), Party(name="stays", count=1, unit_ids=low))
+        bank = replace(bank, parties_in=(), parties_out=leavers)
+        out = a_move(low, "inference-low", "gpu-mine")
+        assert assign_parties(bank, [out], POLICY, NOW_S) == {0: []}
+        forced = replace(out, reason=Reason.LIMIT)
+        assert assign_parties(bank, [forced], POLICY, NOW_S) == {0: [(1, low, "stays")]}
+        both = [out, a_move(high, "inference", "gpu-mine")]
+        assert assign_parties(bank, both, POLICY, NOW_S) == {0: [(1, low, "stays")], 1: [(1, high, leaver.name)]}

@@ -8,7 +8,7 @@ is not overtaken there by who asks for less.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from swingbus_controller.domain.planning.plan import BankView, Move, Party, Reason
 from swingbus_controller.domain.planning.planner import dwell_left_s
@@ -25,8 +25,8 @@ def names_parties(move: Move) -> bool:
 
 
 def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s: float) -> dict[int, list[Part]]:
-    """Return the parts of a bank's moves by the move's place among `moves`: of those into and out of inference, and of those that only
-    change a limit where the units that a plan named for them go to somebody else.
+    """Return the parts of a bank's moves into and out of inference, and of those that only change a limit, by the move's place among
+    `moves`.
     """
     here = [(at, move) for at, move in enumerate(moves) if move.bank == bank.bank and names_parties(move)]
     into = [(at, move) for at, move in here if move.to_mode is Mode.INFERENCE]
@@ -42,7 +42,7 @@ def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s:
         if unit not in chosen
     }
     parts = _let_in(bank, into, empty_count, others) | _let_out(bank, out, policy, now_s)
-    return parts | _on_units_left(bank, moves, parts, policy, now_s)
+    return parts | _changes_of_limits(bank, moves, parts, policy, now_s)
 
 
 def _let_in(
@@ -100,6 +100,8 @@ def _own_units(
 def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, now_s: float) -> dict[int, list[Part]]:
     found: dict[int, list[Part]] = {at: [] for at, _ in moves}
     parties = list(bank.parties_out)
+    # Whoever goes anyway may be at another point than the plan thought: nobody is sent away in its stead.
+    sent_count = sum(move.count for _, move in moves) - sum(p.count for p in parties if p.goes_anyway)
     for at, move in moves:
         here = [holding for holding in bank.holdings if holding.point == move.from_point]
         is_forced = move.reason is Reason.LIMIT
@@ -110,6 +112,10 @@ def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, 
             units = set(party.unit_ids)
             if party.count > left_count or not units <= there:
                 continue
+            if not party.goes_anyway and not is_forced:
+                if party.count > sent_count:
+                    continue
+                sent_count -= party.count
             # Who is to go first and may not yet is waited for: nobody else goes in its stead.
             left_count -= party.count
             if units <= ripe:
@@ -118,41 +124,58 @@ def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, 
     return found
 
 
-def _on_units_left(
+def _changes_of_limits(
     bank: BankView, moves: Sequence[Move], parts: Mapping[int, Sequence[Part]], policy: Policy, now_s: float
 ) -> dict[int, list[Part]]:
-    """Return the parts of moves that only change a limit, on units that nobody leaves with.
+    """Return the parts of moves that only change a limit: lowered first where nobody is, raised first where somebody is.
 
-    A plan means its units by number, and who leaves takes its own: the ones that were meant to be left are free for such a move then.
+    A plan means its units by number and knows nobody; who leaves takes its own units, which get no second flip.
     """
-    taken = {unit for found in parts.values() for _, ids, _ in found for unit in ids}
     caps = [
         (at, move)
         for at, move in enumerate(moves)
         if move.bank == bank.bank and move.unit_ids and not move.is_mode_flip
     ]
-    if not any(unit in taken for _, move in caps for unit in move.unit_ids):
-        return {}
-    left = [(move.from_point, unit) for at, move in enumerate(moves) if at in parts for unit in move.unit_ids]
-    left = [(point, unit) for point, unit in left if unit not in taken]
+    taken = {unit for found in parts.values() for _, ids, _ in found for unit in ids}
+    empty = {unit for party in bank.parties_out for unit in party.unit_ids if not party.name}
     ripe = {u for h in bank.holdings if now_s - h.since_s >= policy.cap_dwell_s for u in h.unit_ids}
     found: dict[int, list[Part]] = {}
     for at, move in caps:
-        units = [unit for unit in move.unit_ids if unit not in taken]
-        may = {u for p, u in left if p == move.from_point and (move.reason is Reason.LIMIT or u in ripe)}
-        units += sorted(may)[: len(move.unit_ids) - len(units)]
-        left = [(point, unit) for point, unit in left if unit not in units]
+        lowers = move.claim_delta_w < 0
+        may = [
+            unit
+            for holding in bank.holdings
+            if holding.point == move.from_point
+            for unit in holding.unit_ids
+            if unit not in taken and (move.reason is Reason.LIMIT or unit in ripe)
+        ]
+        may.sort(key=lambda unit: ((unit in empty) is not lowers, unit not in move.unit_ids, unit))
+        units = may[: len(move.unit_ids)]
+        taken.update(units)
         found[at] = [(bank.unit_size, (unit,), "") for unit in units]
     return found
 
 
 def parties_of(
-    units_by_holder: Mapping[str, Sequence[int]], idle_units: Sequence[int], unit_size: int
+    units_by_holder: Mapping[str, Sequence[int]],
+    idle_units: Sequence[int],
+    unit_size: int,
+    *,
+    leaving: Collection[str] = (),
 ) -> tuple[Party, ...]:
-    """Return what leaves together: each unit that nobody holds, then each holder with its units, in the order given."""
-    free = [Party(name="", count=unit_size, unit_ids=(str(unit),)) for unit in sorted(idle_units)]
+    """Return what leaves together: each unit that nobody holds, then each holder with its units, in the order given.
+
+    Args:
+        leaving: holders that leave by themselves.
+    """
+    free = [Party(name="", count=unit_size, unit_ids=(str(unit),), goes_anyway=True) for unit in sorted(idle_units)]
     held = [
-        Party(name=name, count=len(units) * unit_size, unit_ids=tuple(str(unit) for unit in units))
+        Party(
+            name=name,
+            count=len(units) * unit_size,
+            unit_ids=tuple(str(unit) for unit in units),
+            goes_anyway=name in leaving,
+        )
         for name, units in units_by_holder.items()
         if units
     ]

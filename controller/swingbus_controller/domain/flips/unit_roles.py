@@ -1,8 +1,8 @@
 """What each unit of a bank shall hold, and how roles change places where kubelet chose another GPU than we had in mind.
 
-Decides: the wish of every unit, from placements and open flips; which units swap roles. Refuses to know the API and watts: two units of
-one bank that swap roles leave what the bank counts as it was. Invariants: a role is never lost or doubled; a unit that a failed flip is
-charged for keeps its own.
+Decides: the wish of every unit, from placements and open flips; which units swap roles, also so that the lower limit is where nobody
+serves. Refuses to know the API and how many watts there are: two units of one bank that swap roles leave what the bank counts as it was.
+Invariants: a role is never lost or doubled; a unit that a failed flip is charged for keeps its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from swingbus_controller.domain.cluster.pod_moves import UnitWish
 from swingbus_controller.domain.flips.flip import Flip, desired_of
 from swingbus_controller.domain.flips.flip_events import Tenancy
 from swingbus_controller.domain.flips.placement import BankModel, Holdings
-from swingbus_controller.domain.planning.points import WORKING_MODES, Mode
+from swingbus_controller.domain.planning.points import WORKING_MODES, Mode, OperatingPoint
 
 Swap = tuple[int, int]
 
@@ -133,6 +133,33 @@ def find_swaps(
         if tenant is not None and tenant is not wish.tenant and (places := vacant.get(tenant, [])):
             swap(wish.unit, places.pop(0).unit)
     return swaps
+
+
+def find_limit_swaps(
+    points: Mapping[str, OperatingPoint],
+    holdings: Holdings,
+    *,
+    empty_units: Collection[int],
+    serving_units: Collection[int],
+    fixed_units: Collection[int] = (),
+) -> list[Swap]:
+    """Return which units swap roles so that a place that stands empty has the lower limit, not one where somebody serves.
+
+    Args:
+        empty_units: places of inference that are free by evidence and kept for nobody.
+        serving_units: units that somebody has who stays.
+        fixed_units: units that keep their roles: flips are under way there, or failed.
+    """
+    claims_w = {
+        unit: points[placement.point].claim_w
+        for placement in holdings.placements
+        if points[placement.point].mode is Mode.INFERENCE
+        for unit in placement.units
+        if unit not in fixed_units
+    }
+    low = sorted((unit for unit in serving_units if unit in claims_w), key=lambda unit: (claims_w[unit], unit))
+    high = sorted((unit for unit in empty_units if unit in claims_w), key=lambda unit: (-claims_w[unit], unit))
+    return [(one, two) for one, two in zip(low, high, strict=False) if claims_w[one] < claims_w[two]]
 
 
 def swap_roles(holdings: Holdings, flips: Sequence[Flip], swaps: Iterable[Swap]) -> tuple[Holdings, list[Flip]]:

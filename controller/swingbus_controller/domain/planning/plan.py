@@ -104,11 +104,13 @@ class Party:
         name: who, as one word; empty for a unit that nobody holds.
         count: devices.
         unit_ids: the units held now; empty for who has yet to come. Who came uninvited needs a place for these.
+        goes_anyway: nobody has the units, or who has them leaves by itself: to give up its place costs nobody anything.
     """
 
     name: str
     count: int
     unit_ids: tuple[str, ...] = ()
+    goes_anyway: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
