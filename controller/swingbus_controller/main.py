@@ -149,7 +149,8 @@ class Controller:
         )
         views = FleetViews(fleet=self.fleet, clock=clock, budget=deciding.view if deciding is not None else None)
         fleet = FleetService(fleet=self.fleet, views=views, events=self.journal, archive=self.telemetry)
-        server = build_server(DoorInterceptor(clock, DenyListFile(self.authority.deny_list_path)))
+        door = DoorInterceptor(clock, DenyListFile(self.authority.deny_list_path))
+        server = build_server(door)
         link.add_to_server(server)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
         market_service_pb2_grpc.add_MarketServiceServicer_to_server(MarketService(site=site.name, board=board), server)
@@ -199,6 +200,7 @@ class Controller:
                 # Refuse intake, drain, flush, close.
                 async with asyncio.timeout(STOP_GRACE_S * 3):
                     await health.enter_graceful_shutdown()
+                    await door.end_streams(STOP_GRACE_S)
                     await server.stop(STOP_GRACE_S)
                 for loop in loops:
                     loop.cancel()

@@ -1,8 +1,8 @@
 """The server's door: every call of every kind passes here, and nothing else maps, logs or lets in.
 
 For each RPC it reads the caller from the certificate, checks deny list, expiry and role, sets `current_caller()`, runs the servicer, maps
-what it raised (`status`) and writes one canonical log line. Default deny: a method without a row in `roles` is refused. It refuses to know
-what RPCs do.
+what it raised (`status`) and writes one canonical log line. Default deny: a method without a row in `roles` is refused. Before the server
+stops it ends the streams, so that callers hear why. It refuses to know what RPCs do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import structlog
 from google.rpc import status_pb2
 
 from swingbus.clock import Clock
-from swingbus.faults import Forbidden, SwingbusError, Unauthenticated
+from swingbus.faults import Forbidden, SwingbusError, Unauthenticated, Unreachable
 from swingbus.logs import get_logger
 from swingbus.rpc.caller import Caller, caller_from_auth_context, check_validity, set_current_caller
 from swingbus.rpc.roles import Role, lowest, roles_for, roles_for_request
@@ -48,6 +48,7 @@ class _Call:
 
     method: str
     started_s: float
+    peer: str
     caller: Caller | None = None
     request_count: int = 0
     response_count: int = 0
@@ -61,6 +62,21 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
         self._clock = clock
         self._deny_list = deny_list or NobodyDenied()
         self._log = get_logger()
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._is_stopping = False
+        self._ends_streams = False
+
+    async def end_streams(self, within_s: float) -> None:
+        """End every stream as UNAVAILABLE and refuse whatever comes; call it before the server stops.
+
+        gRPC would only cut them off: what a servicer writes then fails, and would look like its own fault.
+        """
+        self._is_stopping = self._ends_streams = True
+        for task in (streams := tuple(self._streams)):
+            task.cancel()
+        if streams:
+            await asyncio.wait(streams, timeout=within_s)
+        self._ends_streams = False
 
     async def intercept_service(
         self,
@@ -79,7 +95,8 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
         )
         for behaviour, rebuild in kinds:
             if behaviour is not None:
-                wrapped = self._wrap(method, behaviour, handler.request_streaming)
+                is_stream = handler.request_streaming or handler.response_streaming
+                wrapped = self._wrap(method, behaviour, handler.request_streaming, is_stream)
                 rebuilt = cast(Any, rebuild)(
                     wrapped,
                     request_deserializer=handler.request_deserializer,
@@ -88,11 +105,13 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
                 return cast("grpc.RpcMethodHandler[Any, Any]", rebuilt)
         raise TypeError(f"{method} has a handler without a behaviour")
 
-    def _wrap(self, method: str, behaviour: Callable[..., Any], streams_requests: bool) -> Callable[..., Any]:
+    def _wrap(
+        self, method: str, behaviour: Callable[..., Any], streams_requests: bool, is_stream: bool
+    ) -> Callable[..., Any]:
         if inspect.isasyncgenfunction(behaviour):
 
             async def generate(request: Any, context: _Context) -> AsyncIterator[Any]:
-                call = _Call(method, self._clock.monotonic_s())
+                call = self._begin(method, context, is_stream)
                 try:
                     entered = self._enter(call, request, context, streams_requests)
                     async with aclosing(behaviour(entered, context)) as responses:
@@ -102,13 +121,13 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
                 except BaseException as error:
                     await self._fail(call, context, error)
                     raise
-                self._finish(call, context, "OK")
+                self._finish(call, "OK")
 
             return generate
         if inspect.iscoroutinefunction(behaviour):
 
             async def run(request: Any, context: _Context) -> Any:
-                call = _Call(method, self._clock.monotonic_s())
+                call = self._begin(method, context, is_stream)
                 try:
                     entered = self._enter(call, request, context, streams_requests)
                     response = await behaviour(entered, context)
@@ -116,15 +135,24 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
                     await self._fail(call, context, error)
                     raise
                 call.response_count += response is not None
-                self._finish(call, context, "OK")
+                self._finish(call, "OK")
                 return response
 
             return run
         raise TypeError(f"{method} must be served by an async function, not by {behaviour!r}")
 
+    def _begin(self, method: str, context: _Context, is_stream: bool) -> _Call:
+        if is_stream and (task := asyncio.current_task()) is not None:
+            self._streams.add(task)
+            task.add_done_callback(self._streams.discard)
+        # Once the server has stopped gRPC does not know any more who called, and to ask it then ends the process.
+        return _Call(method, self._clock.monotonic_s(), context.peer())
+
     def _enter(self, call: _Call, request: Any, context: _Context, streams_requests: bool) -> Any:
         """Let the caller in or raise; return the request (a counted stream of them)."""
         call.request_count = 0 if streams_requests else 1
+        if self._is_stopping:
+            raise _stopping()
         structlog.contextvars.unbind_contextvars("rpc", "caller")
         structlog.contextvars.bind_contextvars(rpc=call.method)
         set_current_caller(None)
@@ -157,13 +185,19 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
 
     async def _fail(self, call: _Call, context: _Context, error: BaseException) -> None:
         """Map, log and abort (which raises); or return where the error has to go on as it is."""
+        if isinstance(error, asyncio.CancelledError) and self._ends_streams:
+            error = _stopping()
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            self._finish(call, context, "CANCELLED")
+            self._finish(call, "CANCELLED")
             return
+        if _is_cut_off(error):
+            # Nothing can be told to the caller any more: gRPC has told it that the server is gone.
+            self._finish(call, grpc.StatusCode.UNAVAILABLE.name)
+            raise asyncio.CancelledError from error
         if isinstance(error, grpc.aio.AbortError):  # a servicer of gRPC's own (health, reflection) answered in its way
             code: object = context.code()  # grpc.aio gives the bare number here
             names = (c.name for c in grpc.StatusCode if code in (c, c.value[0]))
-            self._finish(call, context, next(names, "UNKNOWN"))
+            self._finish(call, next(names, "UNKNOWN"))
             return
         if isinstance(error, KeyboardInterrupt | SystemExit):
             return  # the process ends
@@ -177,14 +211,14 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
             call.facts = {"reason": "INTERNAL", "error_id": error_id}
             code_name = grpc.StatusCode.INTERNAL.name
             self._log.error("rpc_crashed", exc_info=error, error_id=error_id)
-        self._finish(call, context, code_name)
+        self._finish(call, code_name)
         await abort_with(context, status)
 
-    def _finish(self, call: _Call, context: _Context, code: str) -> None:
+    def _finish(self, call: _Call, code: str) -> None:
         facts: dict[str, object] = {
             "code": code,
             "duration_s": round(self._clock.monotonic_s() - call.started_s, 6),
-            "peer": context.peer(),
+            "peer": call.peer,
             "request_count": call.request_count,
             "response_count": call.response_count,
             **call.facts,
@@ -194,6 +228,17 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
         # Reads that worked are noise beside state changes; the agent link's ends and every refusal are not.
         quiet = code == "OK" and roles_for(call.method) >= {Role.VIEWER}
         (self._log.debug if quiet else self._log.info)("rpc_finished", **facts)
+
+
+def _stopping() -> Unreachable:
+    return Unreachable("this server stops: connect again in a moment.", reason="SERVER_STOPS")
+
+
+def _is_cut_off(error: BaseException) -> bool:
+    """Tell whether all that went wrong is that the server had stopped under a servicer; gRPC has no public name for it."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_cut_off(inner) for inner in error.exceptions)
+    return isinstance(error, grpc.aio.BaseError) and type(error).__name__ == "_ServerStoppedError"
 
 
 def fault_in(error: BaseException) -> SwingbusError | None:
