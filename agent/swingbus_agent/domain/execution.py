@@ -262,6 +262,11 @@ class BankExecution:
             runs_it = state.workload == target.workload and state.phase in _RUNS
             lowered, raised = self._limits(devices, target, counting, now_s)
             yield from lowered
+            if state.holders and state.mode is Mode.INFERENCE:
+                # A miner is deleted for who comes; a customer's pod may stay where a miner was meant. It is bounded by the limit, which is
+                # granted for this unit: unraised, the order would never be read back, and nothing in the bank be proven.
+                yield from raised
+                raised = []
             if unit in self._unit_busy or unit in self._unit_asked:
                 continue
             if state.phase is WorkloadPhase.STOPPING:

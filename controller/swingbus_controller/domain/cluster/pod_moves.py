@@ -136,7 +136,7 @@ def pod_moves(
     lifts = _lifts(wishes, here, unit_size, free_count)
     free_count -= sum(pod.gpu_count for pod, _ in lifts)
     return (
-        *(DeleteMiner(pod.ref) for pod in _surplus(wishes, miners, unit_size)),
+        *(DeleteMiner(pod.ref) for pod in _surplus(wishes, held, unit_size)),
         *_evictions(wishes, held),
         *(LiftGate(pod.ref, flip) for pod, flip in lifts),
         *_miners(wishes, miners, unit_size, free_count),
@@ -157,11 +157,15 @@ def _free_count(wishes: Sequence[UnitWish], held: Sequence[NodePod], unit_size: 
     return min(unclaimed_count, shown_count)
 
 
-def _surplus(wishes: Sequence[UnitWish], miners: Sequence[NodePod], unit_size: int) -> list[NodePod]:
+def _surplus(wishes: Sequence[UnitWish], held: Sequence[NodePod], unit_size: int) -> list[NodePod]:
     """Return our miners that have to go so that mining holds no more than it shall; who leaves already is counted as gone."""
     wanted = {wish.unit for wish in wishes if wish.tenant is Mode.MINING}
-    staying = [pod for pod in miners if not pod.is_leaving]
+    staying = [pod for pod in held if pod.tenant is Mode.MINING and not pod.is_leaving]
     over_count = sum(pod.gpu_count for pod in staying) - len(wanted) * unit_size
+    # Who was not let go may stay in a miner's place: that is no reason to keep a miner in another one that a flip frees.
+    freed = {wish.unit for wish in wishes if wish.is_freed}
+    others = {unit for pod in held if pod.tenant is not Mode.MINING and not pod.is_leaving for unit in pod.units}
+    spare_count = len(wanted & others) * unit_size
     # Who is in somebody else's place first, then who matters least, then who came last.
     order = sorted(
         (pod for pod in staying if pod.slot is not None),
@@ -169,10 +173,13 @@ def _surplus(wishes: Sequence[UnitWish], miners: Sequence[NodePod], unit_size: i
     )
     leavers: list[NodePod] = []
     for pod in order:
-        if over_count <= 0:
-            break
+        if over_count <= 0 and (spare_count <= 0 or not pod.units & freed):
+            continue
         leavers.append(pod)
-        over_count -= pod.gpu_count
+        if over_count > 0:
+            over_count -= pod.gpu_count
+        else:
+            spare_count -= pod.gpu_count
     return leavers
 
 

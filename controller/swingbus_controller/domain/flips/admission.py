@@ -16,7 +16,7 @@ from enum import StrEnum
 from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.flips.boot_axis import BootAxis
 from swingbus_controller.domain.flips.flip import Flip, new_flip
-from swingbus_controller.domain.flips.parties import Part, assign_parties, names_parties
+from swingbus_controller.domain.flips.parties import Part, assign_parties, why_left_out
 from swingbus_controller.domain.planning.packing import EPSILON_W, Headroom
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
@@ -29,7 +29,7 @@ from swingbus_controller.domain.planning.plan import (
     Reason,
 )
 from swingbus_controller.domain.planning.planner import bank_claim_w, dwell_left_s
-from swingbus_controller.domain.planning.points import DeviceKind, Mode
+from swingbus_controller.domain.planning.points import DeviceKind
 from swingbus_controller.domain.planning.policy import FlipTimes, Policy
 
 
@@ -115,9 +115,7 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
             parts = parties[move.bank][at]
             left_count = move.count - sum(count for count, _, _ in parts)
             if left_count > 0:
-                detail = "nobody who waits fits" if move.to_mode is Mode.INFERENCE else "who holds them stays"
-                if not names_parties(move):
-                    detail = "who holds them leaves"
+                detail = why_left_out(move)
                 refused.append(Refusal(move=move, count=left_count, code=RefusalCode.NO_PARTY, detail=detail))
         for count, units, party in parts:
             delta_w = count * (bank.point(move.to_point).claim_w - bank.point(move.from_point).claim_w)

@@ -24,9 +24,18 @@ def names_parties(move: Move) -> bool:
     return move.is_mode_flip and Mode.INFERENCE in (move.from_mode, move.to_mode)
 
 
+def why_left_out(move: Move) -> str:
+    """Say why some of a move's devices have no part in it."""
+    if move.to_mode is Mode.INFERENCE and move.is_mode_flip:
+        return "nobody who waits fits"
+    if names_parties(move):
+        return "who holds them stays"
+    return "somebody is there who was not let go" if move.is_mode_flip else "who holds them leaves"
+
+
 def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s: float) -> dict[int, list[Part]]:
-    """Return the parts of a bank's moves into and out of inference, and of those that only change a limit, by the move's place among
-    `moves`.
+    """Return the parts of a bank's moves into and out of inference, of those that only change a limit, and of those between mining and rest
+    where somebody is who was not let go, by the move's place among `moves`.
     """
     here = [(at, move) for at, move in enumerate(moves) if move.bank == bank.bank and names_parties(move)]
     into = [(at, move) for at, move in here if move.to_mode is Mode.INFERENCE]
@@ -42,7 +51,7 @@ def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s:
         if unit not in chosen
     }
     parts = _let_in(bank, into, empty_count, others) | _let_out(bank, out, policy, now_s)
-    return parts | _changes_of_limits(bank, moves, parts, policy, now_s)
+    return parts | _beside_uninvited(bank, moves, others) | _changes_of_limits(bank, moves, parts, policy, now_s)
 
 
 def _let_in(
@@ -121,6 +130,29 @@ def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, 
             if units <= ripe:
                 parties.remove(party)
                 found[at].append((party.count, party.unit_ids, party.name))
+    return found
+
+
+def _beside_uninvited(bank: BankView, moves: Sequence[Move], others: dict[str, str]) -> dict[int, list[Part]]:
+    """Return the parts of moves between mining and rest, which leave units alone where somebody is who was not let go.
+
+    No miner could start there, and nobody is sent away because mining ends; but a limit may need it.
+
+    Args:
+        others: ripe units that no move has, and their points.
+    """
+    held = {unit for party in bank.parties_in or () for unit in party.unit_ids}
+    found: dict[int, list[Part]] = {}
+    for at, move in enumerate(moves):
+        is_between = {move.from_mode, move.to_mode} == {Mode.MINING, Mode.STANDBY}
+        if move.bank != bank.bank or not is_between or move.reason is Reason.LIMIT or not held & set(move.unit_ids):
+            continue
+        units = [unit for unit in move.unit_ids if unit not in held]
+        instead = sorted(unit for unit, point in others.items() if point == move.from_point and unit not in held)
+        for unit in instead[: len(move.unit_ids) - len(units)]:
+            del others[unit]
+            units.append(unit)
+        found[at] = [(bank.unit_size, (unit,), "") for unit in units]
     return found
 
 
