@@ -123,11 +123,11 @@ class FakeCluster:
     def miners_on(self, node: str) -> list[ClusterPod]:
         return [pod for pod in self.state.pods_on(node) if pod.namespace == self.miner_namespace]
 
-    def delete_by_hand(self, ref: PodRef) -> None:
-        """Somebody deletes a pod."""
+    def delete_by_hand(self, ref: PodRef, *, disruption: str = "") -> None:
+        """Somebody deletes a pod; a reason where Kubernetes has one for it."""
         found = self.state.pod(ref)
         if found is not None:
-            self._tell_to_go(found, GRACE_S)
+            self._tell_to_go(found, GRACE_S, disruption)
 
     def put(self, pod: ClusterPod) -> ClusterPod:
         """Somebody makes a pod that no workload is behind, or changes one; returns it as it is now."""
@@ -259,7 +259,7 @@ class FakeCluster:
             for victim in sorted(staying, key=lambda m: m.key)[:missing]:
                 self.preempted.append(f"{victim.name} for {pod.name}")
                 self.victims.setdefault(pod.ref, []).append(victim.ref)
-                self._tell_to_go(victim, GRACE_S)
+                self._tell_to_go(victim, GRACE_S, "PreemptionByScheduler")
             return
 
     def _fits(self, pod: ClusterPod, node: ClusterNode) -> bool:
@@ -277,7 +277,7 @@ class FakeCluster:
         self.running[pod.ref] = Running(node.name, chosen, self.now())
         self._see(replace(pod, node=node.name))
 
-    def _tell_to_go(self, pod: ClusterPod, grace_s: float) -> None:
+    def _tell_to_go(self, pod: ClusterPod, grace_s: float, disruption: str = "") -> None:
         run = self.running.get(pod.ref)
         if run is None:
             self._remove(pod.ref)
@@ -285,7 +285,7 @@ class FakeCluster:
         if run.told_s is not None:
             return
         run.told_s, run.grace_s = self.now(), grace_s
-        self._see(replace(pod, is_leaving=True, is_ready=False))
+        self._see(replace(pod, is_leaving=True, is_ready=False, disruption=disruption or pod.disruption))
 
     def _see(self, pod: ClusterPod) -> None:
         self.state.see_pod(replace(pod, revision=str(next(self._numbers))))
@@ -357,7 +357,7 @@ class FakeCluster:
                     retry_after_s=1.0,
                 )
         self.evicted.append(pod.name)
-        self._tell_to_go(found, GRACE_S)
+        self._tell_to_go(found, GRACE_S, "EvictionByEvictionAPI")
         return self._answered(f"evict {pod}", is_lost)
 
     async def lift_gate(self, pod: ClusterPod, node: ClusterNode, pool: Pool, *, flip: str) -> CallOutcome:

@@ -20,8 +20,14 @@ from swingbus.faults import SwingbusError, WrongState
 from swingbus_controller.app.cluster_sights import NO_PERMIT, BankSight
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.pool_seeing import PoolMemory, see_pools
-from swingbus_controller.app.pool_stories import ended_unix_s, path_of, story_of_flip, story_of_move
-from swingbus_controller.domain.cluster.facts import PodRef, Pool
+from swingbus_controller.app.pool_stories import (
+    ended_unix_s,
+    path_of,
+    story_of_disruption,
+    story_of_flip,
+    story_of_move,
+)
+from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, Pool
 from swingbus_controller.domain.cluster.pod_moves import DeleteMiner, EvictPod, MakeMiner, PodMove
 from swingbus_controller.domain.cluster.pool_status import pool_words
 from swingbus_controller.domain.cluster.pool_words import PoolWords, Story
@@ -37,6 +43,8 @@ _AGAIN_S = 60.0
 _PAUSE_BASE_S, _PAUSE_LONGEST_S = 1.0, 60.0
 MOST_STORIES = 1000
 _REMEMBERED_STORIES = 5000
+# How Kubernetes calls what the Eviction API does, for us as for everybody.
+OWN_DISRUPTION = "EvictionByEvictionAPI"
 # A flip that ended a moment before we came up may not have been told by whoever ran before us; telling it twice does no harm.
 _TOLD_BEFORE_S = 60.0
 
@@ -78,6 +86,7 @@ class PoolReporter:
         self._told: dict[tuple[str, str, str], None] = {}
         self._has_stories = asyncio.Event()
         self._dropped_count = 0
+        self._evicted: set[PodRef] = set()
         self._began_s = clock.boottime_s()
         told_before_unix_s = clock.now().timestamp() - _TOLD_BEFORE_S
         self._over = {f.id for f in engine.state.flips.values() if f.is_over and ended_unix_s(f) < told_before_unix_s}
@@ -95,6 +104,8 @@ class PoolReporter:
     async def take_move(self, sight: BankSight, move: PodMove, outcome: CallOutcome) -> None:
         """Hear what became of a call of the mover."""
         now_s, bank = self._clock.boottime_s(), sight.model.name
+        if isinstance(move, EvictPod) and outcome.answer is CallAnswer.TAKEN:
+            self._evicted.add(move.pod)
         if isinstance(move, EvictPod) and self._gauges is not None:
             self._gauges.eviction_answered(outcome.answer.value)
         if isinstance(move, MakeMiner):
@@ -127,6 +138,7 @@ class PoolReporter:
         if self._is_too_early(now_s):
             return
         self._take_flips()
+        self._take_disruptions(now_unix_s)
         for uid in self._written.keys() - {pool.uid for pool, _ in words.values()}:
             self._written.pop(uid, None)
             self._pauses.pop(uid, None)
@@ -192,6 +204,26 @@ class PoolReporter:
             self._gauges.flip_ended(sight.model.declared.pool, path_of(flip), flip.phase.value)
         if sight.pool is not None and (story := story_of_flip(flip, sight.pool)) is not None:
             self._queue(story)
+
+    def _take_disruptions(self, now_unix_s: float) -> None:
+        """Tell of pods that somebody else takes away; whom we asked to leave was told of already."""
+        cluster = self._cluster.state
+        self._evicted = {ref for ref in self._evicted if cluster.pod(ref) is not None}
+        for name, sight in self._engine.desk.sights.items():
+            if sight.pool is None:
+                continue
+            for pod in cluster.pods_on(sight.model.declared.node):
+                if not pod.disruption or pod.namespace == sight.pool.miner_namespace or self._may_be_ours(name, pod):
+                    continue
+                if (story := story_of_disruption(pod, sight.pool, at_unix_s=now_unix_s)) is not None:
+                    self._queue(story)
+
+    def _may_be_ours(self, bank: str, pod: ClusterPod) -> bool:
+        """Tell whether an eviction is ours, also one whose answer is still on its way or that an earlier run of us asked for."""
+        if pod.disruption != OWN_DISRUPTION or pod.ref in self._evicted:
+            return pod.ref in self._evicted
+        flips = self._engine.state.open_flips(bank)
+        return bank in self._engine.state.lockouts or any(flip.pod == pod.ref for flip in flips)
 
     def _queue(self, story: Story) -> None:
         # The API server keeps events apart by name; who is asked again every few seconds need not be told to it every time.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from swingbus_controller.app.cluster_sights import BankSight
-from swingbus_controller.domain.cluster.facts import PodRef, Pool
+from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, Pool
 from swingbus_controller.domain.cluster.pod_moves import DeleteMiner, EvictPod, LiftGate, MakeMiner, PodMove
 from swingbus_controller.domain.cluster.pool_words import Story
 from swingbus_controller.domain.flips.flip import Flip, Phase
@@ -18,6 +18,14 @@ from swingbus_controller.ports.cluster import CallAnswer, CallOutcome
 
 # A miner that dies and is made again outside any flip is told once in this time, however often that happens.
 _REMADE_TOLD_EVERY_S = 600.0
+# What Kubernetes calls it when it, or somebody through it, takes a pod away.
+_DISRUPTIONS = {
+    "PreemptionByScheduler": "the scheduler gives its place to a pod of higher priority",
+    "EvictionByEvictionAPI": "somebody else evicted it (a drain, an autoscaler, a descheduler)",
+    "DeletionByTaintManager": "its node has a taint that it does not tolerate",
+    "DeletionByPodGC": "its node is gone",
+    "TerminationByKubelet": "the node's kubelet ends it (node pressure, or the node shuts down)",
+}
 _ENDS = {Phase.ACTIVE: "FlipDone", Phase.ROLLED_BACK: "FlipRolledBack", Phase.FAILED: "FlipFailed"}
 
 
@@ -91,6 +99,25 @@ def story_of_move(
             )
         case _:
             return None
+
+
+def story_of_disruption(pod: ClusterPod, pool: Pool, *, at_unix_s: float) -> Story | None:
+    """Return what is told of a pod of ours that somebody else takes away while it serves, None where nobody does. Once for each pod."""
+    if not pod.disruption or not pod.node:
+        return None
+    why = _DISRUPTIONS.get(pod.disruption, "somebody else takes it away")
+    returns = "; if its owner makes it again, it waits behind the gate" if pod.owner_uid else "; nobody makes it again"
+    story = _of_pod(
+        pod.ref,
+        "",
+        reason="Disrupted",
+        action="Watch",
+        text=f"leaves node {pod.node}, and not for Swingbus: {why} ({pod.disruption}). Pool {pool.name} keeps its GPUs counted "
+        f"until they are seen free{returns}",
+        at_unix_s=at_unix_s,
+        is_warning=True,
+    )
+    return replace(story, once_for=pod.ref.uid)
 
 
 def _of_pod(

@@ -471,7 +471,20 @@ _TELLING = (
 )
 _CONDITIONS = {"Ready", "WithinLimit", "DemandServed", "DrainBlocked", "AgentsReporting", "GateEnforced", "Curtailed"}
 # Kinds and actions; and a pool that does not exist says nothing.
-_NO_REASONS = {"Node", "Pod", "CapacityPool", "LiftGate", "Evict", "DeleteMiner", "MakeMiner", "Flip", "PoolMissing"}
+_NO_REASONS = {
+    "Node",
+    "Pod",
+    "CapacityPool",
+    "LiftGate",
+    "Evict",
+    "DeleteMiner",
+    "MakeMiner",
+    "Flip",
+    "PoolMissing",
+    "Watch",
+}
+# Kubernetes' own words for who takes a pod away; ours are beside them.
+_NO_REASONS |= {"PreemptionByScheduler", "DeletionByTaintManager", "TerminationByKubelet"}
 
 
 def test_every_command_that_words_name_exists() -> None:
