@@ -54,16 +54,17 @@ class PodFollowing:
         Args:
             line: by bank, pods that may come there, as they stood a round ago.
         """
-        named = [f for f in self._state.open_flips() if f.pod is not None and f.direction is Direction.FORWARD]
-        refs = dict.fromkeys(flip.pod for flip in named if flip.pod is not None)
-        for ref in refs:
-            flips = [flip for flip in named if flip.pod == ref]
+        named: dict[PodRef, list[Flip]] = {}
+        for flip in self._state.open_flips():
+            if flip.pod is not None and flip.direction is Direction.FORWARD:
+                named.setdefault(flip.pod, []).append(flip)
+        for ref, flips in named.items():
             bank = flips[0].bank
             if flips[0].aim.mode is Mode.INFERENCE:
                 self._follow_coming(ref, flips, line.get(bank, ()), now_s)
             elif (why := self._why_stays(ref, bank, now_s)) and not flips[0].is_safety:
                 self._let_go(flips, why, now_s)
-        self._brought.forget_others(refs.keys())
+        self._brought.forget_others(named.keys())
 
     def _follow_coming(self, ref: PodRef, flips: list[Flip], line: Sequence[ClusterPod], now_s: float) -> None:
         bank = flips[0].bank

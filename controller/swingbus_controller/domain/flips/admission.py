@@ -160,13 +160,17 @@ def _parties(view: PlanView, moves: Sequence[Move], policy: Policy, now_s: float
     """Return the parts of each bank's moves; who may come to several banks comes to one of them."""
     found: dict[str, dict[int, list[Part]]] = {}
     placed: set[str] = set()
-    moved = {move.bank for move in moves if names_parties(move)}
+    places: dict[str, list[int]] = {}
+    for at, move in enumerate(moves):
+        places.setdefault(move.bank, []).append(at)
     for bank in sorted(view.banks, key=lambda each: each.bank):
-        if bank.parties_in is None or bank.bank not in moved:
+        own = places.get(bank.bank)
+        if bank.parties_in is None or own is None:
             continue
-        waiting = tuple(party for party in bank.parties_in if party.name not in placed)
-        found[bank.bank] = assign_parties(replace(bank, parties_in=waiting), moves, policy, now_s)
-        placed |= {name for parts in found[bank.bank].values() for _, _, name in parts}
+        waiting = tuple(party for party in bank.parties_in if party.name not in placed) if placed else bank.parties_in
+        parts = assign_parties(replace(bank, parties_in=waiting), [moves[at] for at in own], policy, now_s)
+        found[bank.bank] = {own[number]: each for number, each in parts.items()}
+        placed |= {name for each in parts.values() for _, _, name in each}
     return found
 
 
