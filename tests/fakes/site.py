@@ -1297,7 +1297,7 @@ class VirtualSite:
 
     def flips_open(self, bank: str) -> list[Flip]:
         """Return open flips of a bank."""
-        return self.state.open_flips(bank)
+        return list(self.state.open_flips(bank))
 
     def count(self, bank: str, mode: Mode) -> int:
         """Return machines of a bank that truly are in a mode."""
