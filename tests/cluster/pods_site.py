@@ -28,11 +28,25 @@ WAIT_S = 90.0
 class PodsSite:
     """The running site."""
 
-    def __init__(self, folder: Path, images: Path, say: Callable[[str], None], *, shift: int = 40) -> None:
-        scenario = load_scenario(str(SCENARIO), shift=shift)
+    def __init__(
+        self,
+        folder: Path,
+        images: Path,
+        say: Callable[[str], None],
+        *,
+        scenario_file: Path = SCENARIO,
+        name: str = "tests-pods-site",
+        shift: int = 40,
+        controller: list[str] | None = None,
+    ) -> None:
+        """Args:
+        name: of its cluster; with `shift` it keeps sites apart that run side by side.
+        controller: the command of another controller's program.
+        """
+        scenario = load_scenario(str(scenario_file), shift=shift)
         self.run = Run(
             scenario=scenario,
-            scenario_name=str(SCENARIO),
+            scenario_name=str(scenario_file),
             folder=folder / "run",
             data=None,
             shift=shift,
@@ -46,13 +60,17 @@ class PodsSite:
             images=images,
             folder=self.run.folder,
             say=say,
-            name="tests-pods-site",
+            name=name,
         )
-        self.story = Story(self.run, pods=self.pods)
+        self.story = Story(self.run, controller=controller, pods=self.pods)
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
+    async def prepare(self) -> None:
+        """Bring the cluster up and write every file."""
         await self.story.prepare()
+
+    async def start(self) -> None:
+        await self.prepare()
         await self.story.start()
         assert self.story.watcher is not None
         self._tasks = [
@@ -76,8 +94,8 @@ class PodsSite:
 
     def working(self, number: int) -> list[GpuProcess]:
         """Return who works on a server's GPUs, by the simulator's own word."""
-        shelf = Shelf(self.run.folder / "sim" / "shelves" / self.pods.hosts[number])
-        return list(shelf.processes())
+        with Shelf(self.run.folder / "sim" / "shelves" / self.pods.hosts[number]) as shelf:
+            return list(shelf.processes())
 
     def tenants(self) -> dict[str, int]:
         """Return how many GPUs of the site are worked on for whom."""

@@ -42,6 +42,10 @@ class Processes:
         """Return the processes that were started and not ended by us."""
         return tuple(self._running)
 
+    def pid(self, name: str) -> int:
+        """Return the number of one process."""
+        return self._running[name].pid
+
     def send(self, name: str, number: int) -> None:
         """Signal one process alone (not its children)."""
         self._running[name].send_signal(number)

@@ -1,0 +1,1 @@
+"""Controller and agents killed at each step of each flow, on real nodes."""
