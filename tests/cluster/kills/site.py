@@ -1,4 +1,4 @@
-"""The site of these tests: that of the tests of pods with watts for one GPU that serves, little patience, a controller that kills when told.
+"""The site of these tests: that of the tests of pods with watts for one GPU that serves, little patience, a controller that kills if told.
 
 Looks all the time whether a GPU has two tenants and whether more than one may draw what serving takes. Keeps how each case went.
 """
@@ -34,19 +34,11 @@ _STRIKES_WITHIN_S = 60.0
 # With three devices kept free (the default) no limit would be near what eight GPUs can draw. These never stray: they are simulated.
 _NO_SPARE = '\n[protocol.margin_device_count]\nvalue = 0\nwhy = "a limit that binds eight GPUs"\n'
 # Limits of these GPUs are in force within a second: what is waited for elsewhere because real ones are slow would be most of these tests.
-_QUICKER = (
+_QUICKER_SITE = (
     ("settle_s = 10.0", "settle_s = 2.0"),
     ("[protocol.disturbance_s]\nvalue = 15.0", "[protocol.disturbance_s]\nvalue = 2.0"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """Who is killed at which step, and whether an agent stays away until the pool says that it is missed."""
-
-    victim: str
-    step: str
-    is_missed: bool = False
+_QUICKER_AGENT = (("quarantine_s = 12.0", "quarantine_s = 2.0"),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +66,10 @@ class KillSite(PodsSite):
 
     async def prepare(self) -> None:
         await super().prepare()
-        path = self.run.folder / "site.toml"
-        text = path.read_text()
-        for slow, quick in _QUICKER:
-            assert slow in text
-            text = text.replace(slow, quick)
-        path.write_text(text + _NO_SPARE)
+        folder = self.run.folder
+        _change(folder / "site.toml", _QUICKER_SITE, _NO_SPARE)
+        for host in self.run.scenario.hosts:
+            _change(folder / "agents" / f"{host.agent}.toml", _QUICKER_AGENT)
 
     async def start(self) -> None:
         await super().start()
@@ -149,10 +139,14 @@ class KillSite(PodsSite):
 
     # Strikes.
 
-    def arm(self, *kills: Kill) -> None:
-        """Have these kill, one after the other."""
-        agents = {host.agent: self.run.processes.pid(host.agent) for host in self.run.scenario.hosts}
-        self.strikes.arm([Strike(victim=kill.victim, step=kill.step, agents=agents) for kill in kills])
+    def arm(self, *strikes: Strike) -> None:
+        """Have these strike, one after the other."""
+        self._name_agents()
+        self.strikes.arm(strikes)
+
+    def _name_agents(self) -> None:
+        hosts = self.run.scenario.hosts
+        self.strikes.name_agents({host.agent: self.run.processes.pid(host.agent) for host in hosts})
 
     async def struck(self, number: int) -> Struck:
         """Return what the strike of a number has struck, whose process is dead by now."""
@@ -168,20 +162,20 @@ class KillSite(PodsSite):
         assert status == -signal.SIGKILL, f"{name} ended with {status}"
         return struck
 
-    async def bring_back(self, kill: Kill, struck: Struck) -> None:
-        """Start again who was struck, on what its folder holds, when it was away for long enough."""
-        if kill.is_missed:
-            # No gate is lifted, no miner made on the word of nobody: the flow waits for the agent, and the pool says so.
-            await self.says({"AgentsReporting": "False"}, reason=("AgentsReporting", "AgentSilent"))
-            assert struck.agent in (await self.condition("AgentsReporting"))["message"]
-        else:
-            await asyncio.sleep(AWAY_S)
+    async def is_missed(self, struck: Struck) -> None:
+        """Wait until the pool says that the agent that was struck is missed."""
+        await self.says({"AgentsReporting": "False"}, reason=("AgentsReporting", "AgentSilent"))
+        assert struck.agent in (await self.condition("AgentsReporting"))["message"]
+
+    def bring_back(self, struck: Struck) -> None:
+        """Start again who was struck, on what its folder holds."""
         if struck.victim == CONTROLLER:
             self.run.processes.stop(SERVER)
             self.story.start_controller()
         else:
             self.run.processes.stop(struck.agent)
             self.story.start_agent(struck.agent)
+            self._name_agents()
 
     # What the record and the cluster say.
 
@@ -219,3 +213,12 @@ class KillSite(PodsSite):
         """Return a pod by `namespace/name`, None where it is gone."""
         namespace, _, short = name.partition("/")
         return next((p for p in await self.pods.pods(namespace) if p["metadata"]["name"] == short), None)
+
+
+def _change(path: Path, changes: Iterable[tuple[str, str]], more: str = "") -> None:
+    """Change a file of the site; what is to be changed has to be there."""
+    text = path.read_text()
+    for before, after in changes:
+        assert before in text, f"{path} does not say {before}"
+        text = text.replace(before, after)
+    path.write_text(text + more)

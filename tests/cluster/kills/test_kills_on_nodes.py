@@ -1,12 +1,13 @@
 """Controller and agents are killed (SIGKILL) at each step of each change of tenants on real nodes, and come back a second later.
 
-One site (two kubelets, controller, agents, simulator, judge) goes through the cases one after the other. By default six changes have two
-kills each, first of the node's agent and later of the controller; `--full-matrix` kills each of them alone, at every step. That the kill
-hit its step is asserted from outside while the victim is dead: by the record's file or by the API. How each case ended is printed (`-s`).
+One site (two kubelets, controller, agents, simulator, judge) goes through the cases one after the other. By default four changes have
+several kills each, of the node's agent and of the controller; `--full-matrix` kills each of them alone, at every step. That a kill hit its
+step is asserted from outside while the victim is dead: by the record's file or by the API. How each case ended is printed (`-s`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -20,10 +21,11 @@ import pytest_asyncio
 
 from swingbus_sim.cluster.layout import layout
 from swingbus_sim.cluster.requirements import missing_for_nodes
+from swingbus_sim.demo_kube.manifests import CUSTOMERS
 from tests.cluster.conftest import skip_nodes
 from tests.cluster.kills.flows import FLOWS, ByEviction, ByScaleDown, Flow, ToInference
-from tests.cluster.kills.site import NAME, Ending, Kill, KillSite
-from tests.cluster.kills.strikes import AGENT, CONTROLLER, Struck
+from tests.cluster.kills.site import AWAY_S, NAME, Ending, KillSite
+from tests.cluster.kills.strikes import AGENT, CONTROLLER, Strike, Struck
 from tools.images.build import Built
 
 pytestmark = [
@@ -31,26 +33,43 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.asyncio(loop_scope="module"),
 ]
-# Each begins where the one before it ended.
-BOTH: tuple[tuple[type[Flow], Kill, Kill], ...] = (
-    (ToInference, Kill(AGENT, "flip_planned"), Kill(CONTROLLER, "DeleteMiner")),
-    (ByScaleDown, Kill(AGENT, "flip_draining"), Kill(CONTROLLER, "MakeMiner")),
-    (ToInference, Kill(AGENT, "flip_released", is_missed=True), Kill(CONTROLLER, "LiftGate")),
-    (ByEviction, Kill(AGENT, "flip_draining"), Kill(CONTROLLER, "EvictPod")),
-    (ToInference, Kill(AGENT, "LiftGate"), Kill(CONTROLLER, "flip_verifying")),
-    (ByEviction, Kill(AGENT, "EvictPod"), Kill(CONTROLLER, "flip_starting")),
+# Each case begins where the one before it ended.
+TOGETHER: tuple[tuple[type[Flow], tuple[Strike, ...]], ...] = (
+    (
+        ToInference,
+        (
+            Strike(AGENT, "flip_planned"),
+            Strike(CONTROLLER, "DeleteMiner"),
+            Strike(AGENT, "LiftGate"),
+            Strike(CONTROLLER, "flip_verifying"),
+        ),
+    ),
+    (
+        ByScaleDown,
+        (Strike(AGENT, "flip_draining"), Strike(CONTROLLER, "MakeMiner"), Strike(CONTROLLER, "grant_shrink")),
+    ),
+    (
+        ToInference,
+        (Strike(CONTROLLER, "flip_draining"), Strike(CONTROLLER, "LiftGate"), Strike(AGENT, "flip_verifying")),
+    ),
+    (
+        ByEviction,
+        (Strike(AGENT, "flip_draining"), Strike(CONTROLLER, "EvictPod"), Strike(AGENT, "MakeMiner")),
+    ),
 )
 
 
 def cases() -> list[Any]:
-    """Return (flow, kills) of every case."""
-    both = [
-        pytest.param(flow, kills, id="-".join((flow.name, *(f"{kill.victim}-{kill.step}" for kill in kills))))
-        for flow, *kills in BOTH
+    """Return (flow, strikes) of every case."""
+    together = [
+        pytest.param(flow, strikes, id="-".join((flow.name, *(f"{each.victim}-{each.step}" for each in strikes))))
+        for flow, strikes in TOGETHER
     ]
     alone = {
         flow: [
-            pytest.param(flow, [Kill(victim, step)], id=f"{flow.name}-{victim}-{step}", marks=pytest.mark.full_matrix)
+            pytest.param(
+                flow, (Strike(victim, step),), id=f"{flow.name}-{victim}-{step}", marks=pytest.mark.full_matrix
+            )
             for victim in (CONTROLLER, AGENT)
             for step in flow.steps
         ]
@@ -58,7 +77,7 @@ def cases() -> list[Any]:
     }
     # There and back again: few cases have to be brought to where they begin.
     turns = chain.from_iterable(zip_longest(alone[ToInference], [*alone[ByScaleDown], *alone[ByEviction]]))
-    return [*both, *(case for case in turns if case is not None)]
+    return [*together, *(case for case in turns if case is not None)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -74,7 +93,7 @@ async def site(images: Mapping[str, Built], say: Callable[[str], None]) -> Async
         yield made
     finally:
         for ending in made.endings:
-            print(f"  {ending.case:62} {ending.seconds:5.1f} s  {ending.flips}")
+            print(f"  {ending.case:60} {ending.seconds:5.1f} s  {ending.flips}")
         await made.close()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -103,22 +122,23 @@ async def assert_hit(site: KillSite, struck: Struck) -> None:
         assert site.revision() == struck.revision, "something was recorded after the step"
 
 
-@pytest.mark.parametrize(("kind", "kills"), cases())
+@pytest.mark.parametrize(("kind", "strikes"), cases())
 async def test_killed_at_a_step_the_change_ends_once(
-    site: KillSite, kind: type[Flow], kills: list[Kill], request: pytest.FixtureRequest
+    site: KillSite, kind: type[Flow], strikes: tuple[Strike, ...], request: pytest.FixtureRequest
 ) -> None:
     """The change ends as if nobody had been killed, nothing is stuck, and the pool says why things are as they are."""
     flow = kind(site)
     await flow.come_to_start()
     began_s = time.monotonic()
-    site.arm(*kills)
+    site.arm(*strikes)
     try:
         await flow.begin()
-        for number, kill in enumerate(kills):
+        for number, strike in enumerate(strikes):
             struck = await site.struck(number)
-            assert (struck.victim, struck.step) == (kill.victim, kill.step)
+            assert (struck.victim, struck.step) == (strike.victim, strike.step)
             await assert_hit(site, struck)
-            await site.bring_back(kill, struck)
+            await asyncio.sleep(AWAY_S)
+            site.bring_back(struck)
     finally:
         site.strikes.disarm()
     await flow.judge()
@@ -127,6 +147,24 @@ async def test_killed_at_a_step_the_change_ends_once(
     site.endings.append(Ending(case=request.node.callspec.id, flips=told, seconds=time.monotonic() - began_s))
     assert {kinds[-1] for kinds in records.values()} <= {"flip_active", "flip_rolled_back"}, told
     assert not site.wrong, site.wrong[:3]
+
+
+async def test_agent_that_stays_away_in_mid_flip_is_waited_for_and_missed(site: KillSite) -> None:
+    """No gate is lifted on nobody's word, however long it takes, and the pool says whom it waits for."""
+    flow = ToInference(site)
+    await flow.come_to_start()
+    site.arm(Strike(AGENT, "flip_released"))
+    try:
+        await flow.begin()
+        struck = await site.struck(0)
+        await assert_hit(site, struck)
+        await site.is_missed(struck)
+        (pod,) = await site.pods.pods(CUSTOMERS)
+        assert pod["spec"].get("schedulingGates"), "it was let go to GPUs that nobody has seen free"
+        site.bring_back(struck)
+    finally:
+        site.strikes.disarm()
+    await flow.judge()
 
 
 @pytest.mark.full_matrix
