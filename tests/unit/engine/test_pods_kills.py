@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from swingbus_controller.domain.cluster.facts import PodRef
-from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.flips.flip import Phase, WattState
 from tests.fakes.pod_site import PodSite
 
 MakeSite = Callable[..., PodSite]
@@ -137,3 +137,27 @@ def test_the_table_of_steps_leaves_none_out(
         site = pod_site()
         flow(site, kill, count)
         assert site.controllers == 1
+
+
+def test_killed_before_its_agent_heard_of_the_watts_they_are_asked_for_anew(pod_site: MakeSite) -> None:
+    """The agent holds what it held, and nobody can say who works on the GPU when the controller is back: nobody comes without its watts."""
+    site = pod_site()
+    site.journal.crash_when = lambda entry: entry.kind == "flip_draining"
+    site.cluster.deploy("web", 1)
+    chosen = site.cluster.pods_of("web")[0].ref
+    assert site.run(20, lambda: site.deciding is None)
+    site.start_controller()
+    (flip,) = site.state.open_flips()
+    (unit,) = flip.unit_ids
+    for ref, run in list(site.cluster.running.items()):
+        if run.node == site.banks[flip.bank].site.node and run.gpus == (int(unit),):
+            site.cluster.force_delete(ref, lingers_s=8.0)
+
+    def is_let_go() -> bool:
+        pod = site.cluster.state.pod(chosen)
+        return pod is not None and not pod.is_gated
+
+    assert site.run(100, is_let_go), site.explain()
+    (flip,) = site.state.open_flips()
+    assert flip.watts is WattState.HELD, flip.story()
+    ends(site, serving=1, mining=7)

@@ -473,8 +473,13 @@ def _give_back(flip: Flip, event: FlipEvent) -> ReleaseWatts:
     return ReleaseWatts(flip=flip.id, bank=flip.bank, watts_w=abs(flip.claim_delta_w), cause=event.event_id)
 
 
+def _lacks_growth(flip: Flip) -> bool:
+    """Whether it goes to more watts than the ledger holds: also late, after a restart, where its agent never heard of them."""
+    return flip.direction is Direction.FORWARD and flip.claim_delta_w > 0 and flip.watts is not WattState.HELD
+
+
 def _begin(flip: Flip, event: FlipEvent) -> _Step:
-    lacks_growth = flip.claim_delta_w > 0 and flip.watts is not WattState.HELD
+    lacks_growth = _lacks_growth(flip)
     if flip.has_tenant_to_drain:
         if lacks_growth:
             return _enter(replace(flip, watts=WattState.ASKED), Phase.PLANNED, event), (_ask(flip, event),)
@@ -501,7 +506,7 @@ def _start(flip: Flip, event: FlipEvent) -> _Step:
 def _after_release(flip: Flip, event: FlipEvent) -> _Step:
     """The unit is free: go to work, or give the watts back and rest."""
     if flip.destination.mode in WORKING_MODES:
-        if flip.watts is WattState.GIVEN_BACK:
+        if flip.watts is WattState.GIVEN_BACK or _lacks_growth(flip):
             return _begin_growth_in_settling(flip, event)
         return _start(flip, event)
     if flip.direction is Direction.FORWARD and flip.claim_delta_w < 0:
