@@ -14,7 +14,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full-matrix",
         action="store_true",
-        help="run every phase with every fault of tests/integration/kill_matrix (about 20 minutes), not the reduced matrix",
+        help="run every phase with every fault of tests/integration/kill_matrix and tests/cluster/kills (about 20 minutes each), "
+        "not the reduced matrices",
     )
 
 

@@ -61,7 +61,8 @@ class KillSite(PodsSite):
         self.strikes = Strikes(strikes)
         self.endings: list[Ending] = []
         self.wrong: list[str] = []
-        self.looks_count = 0
+        self.customers_seen: set[str] = set()
+        self._looking: asyncio.Task[None] | None = None
         self._price_usd = self.run.scenario.market.inference_usd_per_gpu_hour
 
     async def prepare(self) -> None:
@@ -75,10 +76,16 @@ class KillSite(PodsSite):
         await super().start()
         await self.pods.set_pool(timing={"dwellMining": "1s", "dwellInference": "1s", "liftDeadline": "20s"})
         await self.at_rest(serving=0)
-        self._tasks.append(asyncio.create_task(self._look()))
+        self._looking = asyncio.create_task(self._look())
+        self._tasks.append(self._looking)
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether `wrong` and `customers_seen` are of now."""
+        return self._looking is not None and not self._looking.done()
 
     async def _look(self) -> None:
-        """Look at what is physically so, until cancelled."""
+        """Look at what is physically so, and which customers' pods ever were, until cancelled."""
         while True:
             raised: list[str] = []
             for number, host in enumerate(self.pods.hosts):
@@ -87,7 +94,7 @@ class KillSite(PodsSite):
                 enforced = enumerate(await self.enforced_w(number))
                 raised += [f"{host}-gpu{gpu} may draw {watts:g} W" for gpu, watts in enforced if watts > MINING_LIMIT_W]
             self._note_wrong([", ".join(raised)] if len(raised) > 1 else [])
-            self.looks_count += 1
+            self.customers_seen |= {pod["metadata"]["uid"] for pod in await self.pods.pods(CUSTOMERS)}
             await asyncio.sleep(_LOOK_S)
 
     def _note_wrong(self, what: Iterable[str]) -> None:
@@ -99,8 +106,9 @@ class KillSite(PodsSite):
         """Wait until so many serve, everybody else mines, so many wait gated, no flip is open and the meter has proven every limit."""
 
         async def is_so() -> bool:
-            gated = [pod for pod in await self.pods.pods(CUSTOMERS) if pod["spec"].get("schedulingGates")]
-            if self.tenants() != {"mining": ALL - serving, "inference": serving} or len(gated) != waiting:
+            if self.tenants() != {"mining": ALL - serving, "inference": serving}:
+                return False
+            if await self.gated_count() != waiting:
                 return False
             pods = [pod for name in (CUSTOMERS, MINERS) for pod in await self.pods.pods(name)]
             is_still = len(pods) == ALL + waiting and not any(p["metadata"].get("deletionTimestamp") for p in pods)
@@ -198,8 +206,13 @@ class KillSite(PodsSite):
     def ask_journal(self, question: str, *values: object) -> list[Any]:
         """Ask the journal's file."""
         path = self.run.folder / "controller" / "journal.sqlite"
-        with contextlib.closing(sqlite3.connect(path)) as database:
+        # Read only: what a controller that was killed left there, it has to mend itself.
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             return database.execute(question, values).fetchall()
+
+    async def gated_count(self) -> int:
+        """Return how many pods wait behind the gate."""
+        return sum(bool(pod["spec"].get("schedulingGates")) for pod in await self.pods.pods(CUSTOMERS))
 
     async def events(self, reason: str) -> list[dict[str, Any]]:
         """Return the cluster's events of a reason in both namespaces."""
