@@ -75,7 +75,7 @@ class ClusterDesk:
         self._models = [model for model in state.models.values() if model.declared.is_in_cluster]
         self.sights: dict[str, BankSight] = {}
         self._rooms = PodRooms(state, cluster)
-        self._shown: dict[str, tuple[object, orders.BankReport | None]] = {}
+        self._shown: dict[str, tuple[object, ...]] = {}
         self.placing = Placing()
         self.blockings = Blockings()
         self._wishes: dict[str, list[UnitWish]] = {}
@@ -83,6 +83,8 @@ class ClusterDesk:
         # What was worked out last, and from what: most rounds change nothing at most banks.
         self._wished: dict[str, tuple[tuple[object, ...], list[UnitWish]]] = {}
         self._in_place: dict[str, tuple[BankSight, list[UnitWish]]] = {}
+        self._at_rest: dict[str, tuple[BankSight, list[UnitWish]]] = {}  # sight and wishes that ask for no move
+        self._without_place: dict[str, list[UnitWish]] = {}  # wishes among which no place of inference stands empty
         self._moves: dict[str, tuple[BankSight, list[UnitWish], list[ClusterPod], tuple[PodMove, ...]]] = {}
         self._waiting_owners: Counter[str] = Counter()
         self._leaving = Leaving()
@@ -159,11 +161,12 @@ class ClusterDesk:
         is_fresh = heard is not None and heard[0].epoch == ledger.epoch and ledger.is_live(model.name, now_s)
         report = None if heard is None else heard[1]
         may_write = self._cluster.permit_left_s() > 0
-        shown = (self._cluster.version_of(model.declared.node), is_fresh, may_write)
-        known = self._shown.get(model.name)
-        if known is not None and known[0] == shown and known[1] is report:
+        # Of a report only who holds which unit is seen here, and that is the same in most of them.
+        holdings = None if report is None else report.unit_holdings
+        shown = (self._cluster.version_of(model.declared.node), is_fresh, may_write, holdings)
+        if self._shown.get(model.name) == shown:
             return False
-        self._shown[model.name] = (shown, report)
+        self._shown[model.name] = shown
         self.sights[model.name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
         return True
 
@@ -311,11 +314,12 @@ class ClusterDesk:
 
     def _fill(self, name: str, sight: BankSight, named: Collection[PodRef], taken: set[PodRef]) -> dict[int, PodRef]:
         """Let waiting pods into places of inference that stand empty: their watts are held, no flip is needed."""
-        empty = [
-            wish.unit
-            for wish in self._wishes.get(name, ())
-            if wish.tenant is Mode.INFERENCE and not wish.flip and wish.may_start
-        ]
+        wishes = self._wishes.get(name, [])
+        if self._without_place.get(name) is wishes:
+            return {}
+        empty = [wish.unit for wish in wishes if wish.tenant is Mode.INFERENCE and not wish.flip and wish.may_start]
+        if not empty:
+            self._without_place[name] = wishes
         if not empty or not sight.may_move or self.blockings.is_resting(name, self._looked_s):
             return {}
         size = sight.model.device_class.unit_size
@@ -492,11 +496,15 @@ class ClusterDesk:
             if not sight.may_move or sight.node is None or name not in self._state.holdings:
                 continue
             wishes = self._unit_wishes(name, sight)
-            known = self._moves.get(name)
-            is_same = known is not None and known[0] is sight and known[1] is wishes
+            ended = self._ended_miners.get(name, ())
+            resting = self._at_rest.get(name)
+            is_same = resting is not None and resting[0] is sight and resting[1] is wishes
+            if is_same and not ended and not sight.is_anybody_under_way:
+                continue
             named = {wish.pod for wish in wishes if wish.pod is not None}
             coming = [pod for ref in named if (pod := self._cluster.pod(ref)) is not None and pod.is_waiting]
-            if not is_same or known is None or known[2] != coming:
+            known = self._moves.get(name)
+            if known is None or known[0] is not sight or known[1] is not wishes or known[2] != coming:
                 moves = pod_moves(
                     wishes,
                     [sight.as_node_pod(pod) for pod in (*sight.pods, *coming)],
@@ -504,7 +512,9 @@ class ClusterDesk:
                     gpu_count=sight.node.gpu_count,
                 )
                 known = self._moves[name] = (sight, wishes, coming, moves)
-            kept: list[PodMove] = [DeleteMiner(ref) for ref in self._ended_miners.get(name, ())]
+            if not named and not known[3]:
+                self._at_rest[name] = (sight, wishes)
+            kept: list[PodMove] = [DeleteMiner(ref) for ref in ended]
             kept += [move for move in known[3] if not self._is_put_off(name, move)]
             kept += self._overdue(sight, now_unix_s)
             if kept:
