@@ -35,6 +35,7 @@ from swingbus_controller.ports.telemetry_store import LastBatch
 SERVICE = "swingbus.link.v1alpha.AgentLinkService"
 HELLO_TIMEOUT_S = 15.0
 WRITE_TIMEOUT_S = 30.0
+REPORT_PAUSE_S = 0.1  # between two reports of one agent that are taken in
 MAX_ACK_RANGES = 256
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -51,6 +52,9 @@ class _ControlStream:
     renewals: list[tuple[int, str]] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     replaced: asyncio.Event = field(default_factory=asyncio.Event)
+    report: Any = None  # the newest that was read and not taken in yet
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    is_renewed: bool = False  # a renewal was read, and no report since
 
 
 class AgentLinkService:
@@ -214,9 +218,11 @@ class AgentLinkService:
                     stream.wake.set()
                     running.append(tasks.create_task(self._write_control(stream, control, context)))
                     running.append(tasks.create_task(self._follow_orders(stream, control)))
+                running.append(tasks.create_task(self._take_reports(stream)))
                 await self._read_control(stream, requests)
                 for task in running:
                     task.cancel()
+            self._take_newest(stream)
         finally:
             if self._controls.get(stream.agent) is stream:
                 del self._controls[stream.agent]
@@ -227,8 +233,16 @@ class AgentLinkService:
         async for message in requests:
             match message.WhichOneof("message"):
                 case "effective":
-                    self._take_report(stream.agent, message.effective, is_hello=False)
+                    stream.report = message.effective
+                    if stream.is_renewed:
+                        # It may say that a grant is over, and its ticket is known already: nothing is to be decided between the two.
+                        stream.is_renewed = False
+                        self._take_newest(stream)
+                    else:
+                        stream.heard.set()
                 case "renewal":
+                    self._take_newest(stream)
+                    stream.is_renewed = True
                     if self._control is None:
                         continue  # nothing was granted, so nothing is renewed
                     stream.ticket = _ticket(message.renewal.ticket) or stream.ticket
@@ -239,6 +253,19 @@ class AgentLinkService:
                     raise InvalidInput("hello came twice on one stream; open a new one.", reason="HELLO_TWICE")
                 case _:
                     raise InvalidInput("an empty message on the control stream.", reason="EMPTY_MESSAGE")
+
+    async def _take_reports(self, stream: _ControlStream) -> None:
+        """Take reports in, of those that pile up the newest alone: on a busy controller old news would only delay what is true now."""
+        while True:
+            await stream.heard.wait()
+            stream.heard.clear()
+            self._take_newest(stream)
+            await asyncio.sleep(REPORT_PAUSE_S)
+
+    def _take_newest(self, stream: _ControlStream) -> None:
+        message, stream.report = stream.report, None
+        if message is not None:
+            self._take_report(stream.agent, message, is_hello=False)
 
     def _take_report(self, agent: str, message: Any, *, is_hello: bool) -> None:
         report = codec.report_from_proto(agent, message)
