@@ -234,6 +234,41 @@ async def test_orders_and_renewals_at_once_all_arrive(site: TestSite) -> None:
         assert generations == sorted(generations)
 
 
+async def test_of_reports_that_pile_up_the_newest_is_taken(site: TestSite) -> None:
+    """Two hundred at once: the last is taken and most of the others never; no later one is followed by an earlier one."""
+    plane = ScriptedPlane()
+    async with serve(site, plane), site.channel("edge-1", Role.AGENT) as channel:
+        call = await connect(channel)
+        await read(call)
+        for n in range(1, 201):
+            await call.write(pb2.StreamControlRequest(effective=link_pb2.EffectiveState(boot_id="b", boottime_ns=n)))
+        async with asyncio.timeout(10):
+            while plane.reports[-1][0].boottime_s != 200 / 1e9:
+                await asyncio.sleep(0.02)
+        taken = [report.boottime_s for report, is_hello in plane.reports if not is_hello]
+        assert taken == sorted(taken) and len(taken) < 100
+        call.cancel()
+
+
+async def test_renewal_is_heard_between_the_reports_before_and_after_it(site: TestSite) -> None:
+    """Whoever decides on a report that came before a new ticket has decided before the ticket is known."""
+    plane = ScriptedPlane()
+    async with serve(site, plane), site.channel("edge-1", Role.AGENT) as channel:
+        call = await connect(channel)
+        await read(call)
+        for n in (2, 3):
+            await call.write(pb2.StreamControlRequest(effective=link_pb2.EffectiveState(boot_id="b", boottime_ns=n)))
+        await call.write(pb2.StreamControlRequest(renewal=pb2.Renewal(sent_boottime_ns=4, ticket="r-4")))
+        await call.write(pb2.StreamControlRequest(effective=link_pb2.EffectiveState(boot_id="b", boottime_ns=5)))
+        assert (await read(call)).renewed.ticket == "r-4"
+        before = [report.boottime_s * 1e9 for report, _ in plane.reports]
+        assert 3 in map(round, before), "what was read before the renewal was taken in before it"
+        async with asyncio.timeout(5):
+            while round(plane.reports[-1][0].boottime_s * 1e9) != 5:
+                await asyncio.sleep(0.01)
+        call.cancel()
+
+
 async def test_stream_falls_silent_when_nothing_may_be_written_any_more(site: TestSite) -> None:
     """Fenced and ordered, then the authority falls: reports are still taken, no renewal is answered, no order is sent."""
     plane = ScriptedPlane()
