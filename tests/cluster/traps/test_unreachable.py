@@ -127,3 +127,28 @@ def test_rights_that_were_taken_away_stop_writes_and_are_said_so(site: TrapSite)
         site.cluster.api.create(path, {**body, "metadata": meta})
     site.wait_working("forbidden", timeout_s=120.0)
     site.wait_condition(STILL, "Ready", "Ready")
+
+
+def test_role_that_was_narrowed_is_said_in_the_pool_s_condition(site: TrapSite, tmp_path: Path) -> None:
+    """Nodes may not be followed any more: the condition names them and the verb to grant, who works works on; given back, it is ready."""
+    site.wait_mining()
+    path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{ACCOUNT}"
+    rules: list[dict[str, Any]] = site.cluster.api.get(path)["rules"]
+    narrowed = [{**rule, "resources": [kind for kind in rule["resources"] if kind != "nodes"]} for rule in rules]
+    with behind_proxy(site, tmp_path) as proxy:
+        site.wait_condition(GRID, "Ready", "Ready")
+        before = miners_alive(site)
+        site.cluster.api.merge(path, {"rules": narrowed})
+        try:
+
+            def is_refused() -> bool:
+                proxy.end_watches()  # the server lets a watch that stands go on
+                return bool(site.controller.said("list_failed"))
+
+            site.wait(is_refused, "nodes are refused")
+            words = site.wait_condition(GRID, "Ready", "ClusterUnseen", timeout_s=60.0)
+            assert "nodes" in words and "'list'" in words, words
+            assert miners_alive(site) == before
+        finally:
+            site.cluster.api.merge(path, {"rules": rules})
+        site.wait_condition(GRID, "Ready", "Ready", timeout_s=90.0)
