@@ -107,7 +107,7 @@ def test_node_that_reboots_starts_what_is_bound_within_its_watts(site: TrapSite,
 
 
 def test_eviction_by_somebody_else_is_told_with_its_reason(site: TrapSite) -> None:
-    """Drained as soon as it was bound: an event says whose doing that was. Its replacement is served in its place, at the cost of one miner."""
+    """Drained as soon as it was bound: an event says whose doing that was. Its replacement takes its place; one miner left for both."""
     site.wait_mining()
     miners = {seen.uid for seen in site.witness.pods(MINERS) if seen.ending_s is None}
     make(site, deployment("drained", 1, spec(on={HOST: MINING_NODES[1]})))
