@@ -227,7 +227,7 @@ class NodeAgent:
         for unit, (seen, target_w) in enumerate(zip(self.seen, targets, strict=True)):
             written_w, written_s = self._written[unit]
             is_there = abs(seen.enforced_w - target_w) <= _SAME_W and self.read_s >= written_s
-            is_held = is_held and is_there and not self._holds_other(order.units[unit], seen)
+            is_held = is_held and is_there and not self._holds_other(seen)
             if is_there or (abs(written_w - target_w) <= _SAME_W and now_s - written_s < _RETRY_S):
                 continue
             if target_w < seen.enforced_w or target_w < written_w:
@@ -265,11 +265,12 @@ class NodeAgent:
             return True
         return self.workloads.get(seen.holder_tenant) == unit.workload or (not seen.holder and not seen.process_count)
 
-    def _holds_other(self, unit: UnitOrder, seen: UnitSeen) -> bool:
-        """Tell whether a unit holds what must go first: a pod of another workload, or a process that no pod owns."""
-        if seen.holder:
-            return self.workloads.get(seen.holder_tenant) != unit.workload
-        return bool(seen.process_count)
+    def _holds_other(self, seen: UnitSeen) -> bool:
+        """Tell whether a unit holds what must go first: a process that no pod owns.
+
+        A pod that is in the way is the controller's to move, and may be allowed to stay: its watts are bounded by the limit.
+        """
+        return not seen.holder and bool(seen.process_count)
 
     def mode(self, unit: int) -> str:
         """Return what a unit is seen doing; empty where it is not known (a process without a pod)."""
