@@ -54,19 +54,25 @@ def feeder_views(
 ) -> tuple[FeederView, ...]:
     """Return what each feeder leaves for claims: its limit soon in force, less U, R, what groups draw beyond their claims, and banks
     that the planner can't see.
+
+    What unproven banks may hold beyond their claims leaves nothing to grow into, but nobody who works is rested for it: once they
+    report it is most often not there, and where it is, the guard sheds.
     """
     ledger = state.ledger
     unseen_w = dict.fromkeys(state.site.tree.feeders, 0.0)
     for bank in state.site.banks:
         if bank.name not in holdings:
             for above, loss in state.site.tree.path(bank.feeder):
-                unseen_w[above] += ledger.growth_claim_w(bank.name) * loss
+                unseen_w[above] += ledger.claim_w(bank.name) * loss
     views: list[FeederView] = []
     for name in state.site.feeders_in_order():
         feeder = state.site.tree.feeder(name)
         limits = ledger.limits(name)
         limit_w = lowest_limit_w(limits, now_s, LOOK_AHEAD_S)
         taken_w = ledger.uncontrolled_w(name, now_s) + ledger.margin_w(name, limit_w)
+        claimed_w = ledger.claimed_w(name)
+        doubted_w = ledger.claimed_w(name, for_growth=True) - claimed_w
+        taken_w += min(doubted_w, max(0.0, limit_w - taken_w - claimed_w))
         tightest = min(limits, key=lambda lim: _soon(lim, now_s), default=None)
         views.append(
             FeederView(
@@ -152,7 +158,7 @@ def bank_view(state: SiteState, model: BankModel, holdings: Holdings, now_s: flo
         availability=availability,
         held_claim_w=None
         if availability in (Availability.HELD, Availability.SHRINK_ONLY)
-        else state.ledger.growth_claim_w(model.name),
+        else state.ledger.claim_w(model.name),
         pinned_reason=f"pinned by {pin.author}: {pin.reason}" if pin is not None and pin.holds(now_unix_s) else None,
         note=note,
     )

@@ -210,6 +210,13 @@ class KillSite(PodsSite):
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             return database.execute(question, values).fetchall()
 
+    async def explain(self) -> str:
+        """Tell how things stand and what the record says of the last changes, for a failed wait."""
+        entries = self.ask_journal(
+            "SELECT revision, subject, kind, facts FROM entries WHERE kind != 'bank_placed' ORDER BY revision DESC LIMIT 80"
+        )
+        return "\n".join([await super().explain(), *(" ".join(map(str, entry)) for entry in reversed(entries))])
+
     async def gated_count(self) -> int:
         """Return how many pods wait behind the gate."""
         return sum(bool(pod["spec"].get("schedulingGates")) for pod in await self.pods.pods(CUSTOMERS))

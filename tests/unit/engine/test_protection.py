@@ -171,6 +171,24 @@ def test_dark_bank_that_has_to_give_is_made_up_for_by_others() -> None:
     site.verdicts.assert_clean()
 
 
+def test_bank_not_heard_of_since_a_start_keeps_others_from_growing_and_from_nothing_else() -> None:
+    """The controller starts while an agent is away: what that bank may hold unknown to it is no reason to rest anybody who works."""
+    site = settled_site()
+    before, beside = mining(site), site.count("edge1/asics", Mode.MINING)
+    site.agents["gpu2"].is_alive = False
+    site.restart_controller()
+    revision = site.journal.newest_revision()
+    for _ in range(45):
+        site.run(1)
+        assert site.count("edge1/asics", Mode.MINING) == beside, site.explain()
+    assert site.state.ledger.state("gpu2/gpus", site.clock.s) is BankState.DARK
+    grown = [r.entry.subject for r in site.journal.read(revision) if r.entry.facts.get("kind") == "grow"]
+    assert not grown
+    site.agents["gpu2"].restart()
+    assert site.run(200, lambda: mining(site) == before and site.is_quiet()), site.explain()
+    site.verdicts.assert_clean()
+
+
 def test_agent_that_lost_its_memory_is_taken_back() -> None:
     """A wiped state directory: its machines count at the ceiling until they settle, then the bank grows again."""
     site = settled_site()

@@ -331,13 +331,6 @@ class Ledger:
         """Return a_b."""
         return self._account(bank).least_claim_w()
 
-    def growth_claim_w(self, bank: str) -> float:
-        """Return what the bank counts at when somebody else wants to grow.
-
-        A bank that has not reported under our epoch may hold a grant that an old journal does not know of.
-        """
-        return self._growth_claim_w(self._account(bank))
-
     def wakeable_w(self, bank: str) -> float:
         """Return V_b = C_b - A_b: what may wake up by itself (0 when isolated)."""
         account = self._account(bank)
@@ -522,6 +515,10 @@ class Ledger:
         )
 
     def _growth_claim_w(self, account: Account) -> float:
+        """Return what a bank counts at when somebody else wants to grow.
+
+        One that has not reported under our epoch may hold a grant that an old journal does not know of.
+        """
         claim_w = account.claim_w()
         if account.is_unproven and not account.is_isolated:
             return max(claim_w, account.ceiling_w)
