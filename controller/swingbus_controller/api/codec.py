@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,18 @@ from swingbus.faults import InvalidInput
 from swingbus.link.v1alpha import agent_link_service_pb2 as link_service_pb2
 from swingbus.link.v1alpha import link_pb2
 from swingbus.names import escape_device, parse_id
+from swingbus_controller.api.wire_checks import (
+    MAX_BANKS,
+    MAX_DEVICES,
+    MAX_EVENTS,
+    MAX_FIELDS,
+    MAX_METERS,
+    MAX_TEXT,
+    MAX_UID,
+    at_most,
+    unique,
+    watts,
+)
 from swingbus_controller.domain.fleet.fleet import Newest
 from swingbus_controller.domain.fleet.frames import (
     AgentInventory,
@@ -36,32 +48,15 @@ from swingbus_controller.domain.fleet.frames import (
 from swingbus_controller.domain.fleet.orders import (
     AdoptOrder,
     AgentOrder,
-    AgentReport,
-    BankReport,
     Mode,
-    PointOrder,
     RenewalReply,
-    SafeShareStep,
-    StragglerReport,
-    UnitHolding,
-    UnitWorkload,
     Urgency,
 )
 from swingbus_controller.domain.fleet.sequences import MAX_SEQUENCE
 
-MAX_BANKS = 256
-MAX_DEVICES = 20_000
-MAX_FIELDS = 256
-MAX_METERS = 256
-MAX_EVENTS = 1000
-MAX_TEXT = 4096
-MAX_UID = 128
-MAX_HOLDERS = 256  # of one unit
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_POD = re.compile(r"[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}")  # what Kubernetes lets be a namespace and a pod
-# Both ways by table: a fan-out goes through these a few thousand times within its deadline.
-_MODES = {mode.value: mode for mode in Mode}
+# By table: a fan-out goes through these a few thousand times within its deadline.
 _WIRE_MODES = {mode: link_pb2.Mode.Name(mode.value) for mode in Mode}
 _WIRE_URGENCIES = {urgency: link_pb2.Urgency.Name(urgency.value) for urgency in Urgency}
 _KINDS = {link_pb2.DEVICE_KIND_GPU: "gpu", link_pb2.DEVICE_KIND_ASIC: "asic"}
@@ -94,13 +89,13 @@ def duration(span_s: float) -> Duration:
 
 def inventory_from_proto(agent: str, message: link_pb2.Inventory) -> AgentInventory:
     """Return an inventory. Raises InvalidInput that says which part is wrong."""
-    _at_most(len(message.banks), MAX_BANKS, "banks")
-    _at_most(len(message.meters), MAX_METERS, "meters")
-    _at_most(sum(len(bank.devices) for bank in message.banks), MAX_DEVICES, "devices")
+    at_most(len(message.banks), MAX_BANKS, "banks")
+    at_most(len(message.meters), MAX_METERS, "meters")
+    at_most(sum(len(bank.devices) for bank in message.banks), MAX_DEVICES, "devices")
     banks = tuple(_bank_inventory(bank) for bank in message.banks)
     meters = tuple(_meter_inventory(meter) for meter in message.meters)
-    _unique((bank.bank for bank in banks), "bank")
-    _unique((meter.meter for meter in meters), "meter")
+    unique((bank.bank for bank in banks), "bank")
+    unique((meter.meter for meter in meters), "meter")
     return AgentInventory(
         agent=agent,
         version=message.version[:MAX_UID],
@@ -119,18 +114,18 @@ def _bank_inventory(message: link_pb2.BankSpec) -> BankInventory:
     if message.kind not in _KINDS:
         raise InvalidInput(f"{where}: device kind {message.kind} is unknown here.", reason="BAD_INVENTORY")
     devices = tuple(_device(device) for device in message.devices)
-    _unique((device.device for device in devices), f"{where}: device")
+    unique((device.device for device in devices), f"{where}: device")
     unit_size = message.unit_size or 1
     if unit_size not in (1, 4, 8) or any(device.unit < 0 for device in devices):
         raise InvalidInput(f"{where}: unit_size {unit_size} is none of 1, 4, 8.", reason="BAD_INVENTORY")
     values = _fields(message.value_fields, f"{where}: value_fields")
     counters = _fields(message.counter_fields, f"{where}: counter_fields")
-    _unique((*values, *counters), f"{where}: field")
+    unique((*values, *counters), f"{where}: field")
     points = tuple(
         PointSpec(
             point=point.point[:MAX_UID],
             mode=int(point.mode),
-            power_w=_watts(point.power_w, f"{where}: point {point.point!r}"),
+            power_w=watts(point.power_w, f"{where}: point {point.point!r}"),
             hashrate_ths=point.hashrate_ths if point.HasField("hashrate_ths") else None,
             throughput_ratio=point.throughput_ratio if point.HasField("throughput_ratio") else None,
         )
@@ -170,8 +165,8 @@ def _meter_inventory(message: link_pb2.MeterSpec) -> MeterInventory:
         feeder=message.feeder[:MAX_UID],
         window_s=message.window.ToNanoseconds() / 1e9,
         lag_s=message.lag.ToNanoseconds() / 1e9,
-        error_ratio=_watts(message.error_ratio, f"meter {meter!r}: error_ratio"),
-        quantum_w=_watts(message.quantum_w, f"meter {meter!r}: quantum_w"),
+        error_ratio=watts(message.error_ratio, f"meter {meter!r}: error_ratio"),
+        quantum_w=watts(message.quantum_w, f"meter {meter!r}: quantum_w"),
     )
 
 
@@ -356,124 +351,6 @@ def _event(message: link_pb2.AgentEvent) -> DeviceEvent:
     )
 
 
-def report_from_proto(agent: str, message: link_pb2.EffectiveState) -> AgentReport:
-    """Return an agent's report. Raises InvalidInput."""
-    _at_most(len(message.banks), MAX_BANKS, "banks")
-    if min(message.epoch, message.generation, message.marker, message.boottime_ns, message.sequence) < 0:
-        raise InvalidInput(
-            "the report has a negative epoch, generation, marker, time or sequence.", reason="BAD_REPORT"
-        )
-    banks = tuple(_bank_report(bank) for bank in message.banks)
-    _unique((bank.bank for bank in banks), "bank")
-    return AgentReport(
-        agent=agent,
-        epoch=message.epoch,
-        generation=message.generation,
-        hash=message.hash[:MAX_UID],
-        banks=banks,
-        marker=message.marker,
-        boottime_s=message.boottime_ns / 1e9,
-        boot_id=message.boot_id[:MAX_UID],
-        refusal=message.refusal[:MAX_TEXT],
-        instance_uid=message.instance_uid[:MAX_UID],
-        sequence=message.sequence,
-        fence_instance=message.fence_instance[:MAX_UID],
-    )
-
-
-def _bank_report(message: link_pb2.BankEffective) -> BankReport:
-    bank = parse_id(message.bank, "bank")
-    if max(len(message.stragglers), len(message.locked_devices)) > MAX_DEVICES or len(message.observed) > MAX_FIELDS:
-        raise InvalidInput(f"bank {bank!r}: too many stragglers, locked devices or points.", reason="BAD_REPORT")
-    counts = (
-        message.epoch,
-        message.generation,
-        message.applied_generation,
-        message.applied_boottime_ns,
-        message.held_count,
-        message.unheld_count,
-    )
-    if min(counts) < 0:
-        raise InvalidInput(f"bank {bank!r}: a negative count or time.", reason="BAD_REPORT")
-    return BankReport(
-        bank=bank,
-        epoch=message.epoch,
-        generation=message.generation,
-        grant_w=_watts(message.grant_w, f"bank {bank!r}: grant_w"),
-        allowed_w=_watts(message.allowed_w, f"bank {bank!r}: allowed_w"),
-        applied_generation=message.applied_generation,
-        applied_boottime_s=message.applied_boottime_ns / 1e9,
-        has_in_flight=message.has_in_flight,
-        held_count=message.held_count,
-        observed=tuple(_point_from_proto(point, bank) for point in message.observed),
-        stragglers=tuple(
-            StragglerReport(device=s.device[:MAX_UID], reason=s.reason[:MAX_UID], attempt_count=max(0, s.attempt_count))
-            for s in message.stragglers
-        ),
-        counted_power_w=_watts(message.counted_power_w, f"bank {bank!r}: counted_power_w"),
-        safe_shares=tuple(
-            SafeShareStep(
-                start_unix_s=unix_s(share.start_time) if share.HasField("start_time") else None,
-                power_w=_watts(share.power_w, f"bank {bank!r}: safe share"),
-            )
-            for share in message.safe_shares[:MAX_FIELDS]
-        ),
-        ready_workloads=tuple(_unit_workload(text, bank) for text in message.ready_workloads),
-        failed_workloads=tuple(_unit_workload(text, bank) for text in message.failed_workloads),
-        released_units=tuple(message.released_units),
-        reported_w=_watts(message.reported_w, f"bank {bank!r}: reported_w") if message.HasField("reported_w") else None,
-        is_lapsed=message.is_lapsed,
-        is_lost=message.is_lost,
-        unheld_count=message.unheld_count,
-        locked_out=message.locked_out,
-        locked_devices=tuple(device[:MAX_UID] for device in message.locked_devices),
-        unit_holdings=_unit_holdings(message.unit_holdings, bank),
-    )
-
-
-def _unit_holdings(messages: Sequence[link_pb2.UnitHolding], bank: str) -> tuple[UnitHolding, ...]:
-    _at_most(len(messages), MAX_DEVICES, "unit holdings")
-    _unique((str(message.unit) for message in messages), f"bank {bank!r}: the holding of unit")
-    return tuple(_unit_holding(message, bank) for message in messages)
-
-
-def _unit_holding(message: link_pb2.UnitHolding, bank: str) -> UnitHolding:
-    if message.unit < 0:
-        raise InvalidInput(f"bank {bank!r}: a holding of unit {message.unit}.", reason="BAD_REPORT")
-    _at_most(len(message.holders), MAX_HOLDERS, f"holders of unit {message.unit}")
-    for holder in message.holders:  # never cut short: a pod by half a name is another pod
-        if not _POD.fullmatch(holder):
-            raise InvalidInput(f"bank {bank!r}: {holder[:80]!r} is not a pod's namespace/name.", reason="BAD_REPORT")
-    return UnitHolding(
-        unit=message.unit,
-        holders=tuple(message.holders),
-        workload=message.workload[:MAX_UID],
-        has_process=message.has_process,
-        reason=message.reason[:MAX_TEXT],
-    )
-
-
-def _point_from_proto(message: link_pb2.PointCount, bank: str) -> PointOrder:
-    if message.count < 0:
-        raise InvalidInput(f"bank {bank!r}: {message.count} devices at a point.", reason="BAD_REPORT")
-    return PointOrder(
-        point=message.point[:MAX_UID],
-        mode=_MODES.get(message.mode, Mode.UNKNOWN),
-        power_w=_watts(message.power_w, f"bank {bank!r}: point {message.point!r}"),
-        count=message.count,
-        workload=message.workload[:MAX_UID],
-        units=tuple(message.units),
-    )
-
-
-def _unit_workload(text: str, bank: str) -> UnitWorkload:
-    unit, _, rest = text.partition(":")
-    workload, _, reason = rest.partition(":")
-    if not unit.isascii() or not unit.isdigit() or not workload:
-        raise InvalidInput(f"bank {bank!r}: {text[:80]!r} is not unit:workload.", reason="BAD_REPORT")
-    return UnitWorkload(unit=int(unit), workload=workload[:MAX_UID], reason=reason[:MAX_TEXT])
-
-
 def adopt_to_proto(order: AdoptOrder, *, marker: int, ticket: str) -> link_service_pb2.StreamControlResponse:
     """Return the fence as it is sent."""
     return link_service_pb2.StreamControlResponse(
@@ -568,27 +445,8 @@ def desired_hash(banks: Iterable[link_pb2.BankDesired]) -> str:
 
 def _fields(names: Iterable[str], what: str) -> tuple[str, ...]:
     fields = tuple(names)
-    _at_most(len(fields), MAX_FIELDS, what)
+    at_most(len(fields), MAX_FIELDS, what)
     for name in fields:
         if not _FIELD.fullmatch(name):
             raise InvalidInput(f"{what}: {name[:80]!r} is no field name.", reason="BAD_INVENTORY")
     return fields
-
-
-def _watts(value: float, what: str) -> float:
-    if not math.isfinite(value) or value < 0:
-        raise InvalidInput(f"{what} is {value}, must be a finite number of 0 or more.", reason="BAD_NUMBER")
-    return value
-
-
-def _at_most(count: int, limit: int, what: str) -> None:
-    if count > limit:
-        raise InvalidInput(f"{count} {what}, at most {limit} are taken from one agent.", reason="TOO_MUCH")
-
-
-def _unique(names: Iterable[str], what: str) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise InvalidInput(f"{what} {name!r} is given twice.", reason="BAD_INVENTORY")
-        seen.add(name)

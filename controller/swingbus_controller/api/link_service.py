@@ -26,6 +26,7 @@ from swingbus.link.v1alpha import link_pb2
 from swingbus.logs import get_logger
 from swingbus.rpc.caller import Caller, current_caller
 from swingbus_controller.api import codec
+from swingbus_controller.api.report_reader import ReportReader
 from swingbus_controller.app.ingest import Hello, Ingest, TelemetrySession
 from swingbus_controller.domain.fleet.fleet import Fleet, Newest
 from swingbus_controller.domain.fleet.frames import AgentInventory, BatchFrame
@@ -45,6 +46,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class _ControlStream:
     """What waits to be written to one agent: newest only, since everything is level-triggered."""
 
+    reader: ReportReader
     agent: str
     ticket: str = ""
     is_fenced: bool = False
@@ -204,14 +206,14 @@ class AgentLinkService:
         hello = first.hello
         self._check_name(hello.agent, caller)
         codec.check_uid(hello.instance_uid, "instance_uid")
-        stream = _ControlStream(agent=hello.agent, ticket=_ticket(hello.ticket))
+        stream = _ControlStream(agent=hello.agent, reader=ReportReader(hello.agent), ticket=_ticket(hello.ticket))
         old = self._controls.get(hello.agent)
         if old is not None:
             old.replaced.set()
         self._controls[hello.agent] = stream
         control = self._control
         try:
-            self._take_report(hello.agent, hello.effective, is_hello=True)
+            self._take_report(stream, hello.effective, is_hello=True)
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(_end_when_replaced(stream.replaced, stream.agent))]
                 if control is not None:
@@ -265,10 +267,10 @@ class AgentLinkService:
     def _take_newest(self, stream: _ControlStream) -> None:
         message, stream.report = stream.report, None
         if message is not None:
-            self._take_report(stream.agent, message, is_hello=False)
+            self._take_report(stream, message, is_hello=False)
 
-    def _take_report(self, agent: str, message: Any, *, is_hello: bool) -> None:
-        report = codec.report_from_proto(agent, message)
+    def _take_report(self, stream: _ControlStream, message: Any, *, is_hello: bool) -> None:
+        report = stream.reader.read(message)
         now_s = self._clock.boottime_s()
         self._fleet.take_report(report, now_s)
         if self._control is not None:
