@@ -179,8 +179,7 @@ class SiteEngine:
         protocol = self.state.site.protocol
         if now_s - self._awake_s > protocol.dark_periods * protocol.report_period_s:
             log.warning("stood_still", seconds=round(now_s - self._awake_s, 1))
-            agents = {model.declared.agent for model in self.state.models.values()}
-            agents |= {note.meter_agent for note in self.state.site.feeder_notes.values()}
+            agents = {*self.state.models_of} | {note.meter_agent for note in self.state.site.feeder_notes.values()}
             self._doubted = dict.fromkeys(agents, self.state.ledger.marker)
             self._senses.doubt()
         self._awake_s = now_s
@@ -274,9 +273,8 @@ class SiteEngine:
         """Answer a renewal: the agent's grants live on. None below CONTROL: they run out by themselves."""
         if not self._may_write(agent):
             return None
-        for name, model in self.state.models.items():
-            if model.declared.agent == agent:
-                self.state.ledger.note_answered(name, now_s)
+        for model in self.state.models_of.get(agent, ()):
+            self.state.ledger.note_answered(model.name, now_s)
         return orders.RenewalReply(
             sent_boottime_ns=sent_boottime_ns, epoch=self.state.ledger.epoch, ttl_s=self.state.site.protocol.ttl_s
         )

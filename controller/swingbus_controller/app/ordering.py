@@ -29,9 +29,6 @@ class OrderBook:
         self._instance = instance
         self._orders: dict[str, AgentOrder] = {}
         self._changed: dict[str, asyncio.Event] = {}
-        self._models: dict[str, list[BankModel]] = {}
-        for model in state.models.values():
-            self._models.setdefault(model.declared.agent, []).append(model)
         # An order follows from its banks' records alone: it is made anew where one of those was folded, and nowhere else.
         self._changed_banks = state.changed_banks()
 
@@ -40,7 +37,7 @@ class OrderBook:
         return AdoptOrder(
             epoch=self._state.ledger.epoch,
             controller_instance=self._instance,
-            counting=tuple(counting(m) for m in self._state.models.values() if m.declared.agent == agent),
+            counting=tuple(counting(m) for m in self._state.models_of.get(agent, ())),
         )
 
     def order_for(self, agent: str) -> AgentOrder | None:
@@ -64,11 +61,13 @@ class OrderBook:
         return (agent,) if self._refresh(agent) else ()
 
     def _refresh(self, agent: str) -> bool:
-        names = {model.name for model in self._models[agent]}
+        names = {model.name for model in self._state.models_of[agent]}
         if not names & self._changed_banks:
             return False
         self._changed_banks -= names
-        banks = tuple(order for order in (self._bank_order(m) for m in self._models[agent]) if order is not None)
+        banks = tuple(
+            order for order in (self._bank_order(m) for m in self._state.models_of[agent]) if order is not None
+        )
         old = self._orders.get(agent)
         epoch = self._state.ledger.epoch
         if not banks or (old is not None and old.epoch == epoch and old.banks == banks):

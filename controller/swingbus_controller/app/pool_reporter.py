@@ -37,6 +37,8 @@ from swingbus_controller.ports.cluster import CallAnswer, CallOutcome, Cluster
 
 log = structlog.get_logger()
 LOOK_EVERY_S = 1.0
+# A look costs more on a big site, and a person can wait a second longer: so much of the time it may take.
+LOOK_SHARE, LOOK_LATEST_S = 0.02, 5.0
 # Words alone may move while nothing else does; and what somebody else wrote into a status is mended in this time.
 WORDS_EVERY_S = 15.0
 _AGAIN_S = 60.0
@@ -88,6 +90,7 @@ class PoolReporter:
         self._dropped_count = 0
         self._evicted: set[PodRef] = set()
         self._began_s = clock.boottime_s()
+        self._looked_for_s = 0.0
         told_before_unix_s = clock.now().timestamp() - _TOLD_BEFORE_S
         self._over = {f.id for f in engine.state.flips.values() if f.is_over and ended_unix_s(f) < told_before_unix_s}
 
@@ -97,7 +100,7 @@ class PoolReporter:
             tasks.create_task(self._tell_for_ever())
             while True:
                 await self.report()
-                await self._clock.sleep(LOOK_EVERY_S)
+                await self._clock.sleep(min(LOOK_LATEST_S, max(LOOK_EVERY_S, self._looked_for_s / LOOK_SHARE)))
 
     # Moves.
 
@@ -133,6 +136,7 @@ class PoolReporter:
             return
         seen = see_pools(self._engine, self._cluster.state, self._memory, now_s=now_s, now_unix_s=now_unix_s)
         words = {facts.pool.name: (facts.pool, pool_words(facts, fits)) for facts, fits in seen}
+        self._looked_for_s = self._clock.boottime_s() - now_s
         if self._gauges is not None:
             self._gauges.show_pools({name: told for name, (_, told) in words.items()}, now_unix_s)
         if self._is_too_early(now_s):

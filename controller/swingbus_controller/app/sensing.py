@@ -62,7 +62,7 @@ class Senses:
         """Forget every sample: we slept, and what comes in next was on its way meanwhile. `trust` ends it, agent by agent."""
         self._rows.clear()
         self._windows.clear()
-        self._fresh_from = {model.declared.agent: ("", float("inf")) for model in self._state.models.values()}
+        self._fresh_from = dict.fromkeys(self._state.models_of, ("", float("inf")))
         self._fresh_from |= {note.meter_agent: ("", float("inf")) for note in self._state.site.feeder_notes.values()}
 
     def trust(self, agent: str, boot_id: str, from_s: float) -> None:

@@ -76,6 +76,9 @@ class SiteState:
             declared.name: bank_model(declared, site.classes[declared.device_class], shared=shared)
             for declared in site.banks
         }
+        self.models_of: dict[str, list[BankModel]] = {}  # by agent
+        for model in self.models.values():
+            self.models_of.setdefault(model.declared.agent, []).append(model)
         self.ledger = Ledger(tree=site.tree, banks=[b.spec for b in site.banks], settings=site.protocol)
         self.holdings: dict[str, Holdings] = {}
         self.flips: dict[str, Flip] = {}
