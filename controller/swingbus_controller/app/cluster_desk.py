@@ -47,6 +47,8 @@ SOURCE = "pods"
 # After the eviction's deadline a flip leaves its pod this long to end by itself.
 _LEAVING_GRACE_S = 60.0
 _HOLD_S = 600.0
+# Pods of one deployment come one after the other: while more come, a plan waits for them this long, and then is made once for all.
+GATHER_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,9 @@ class ClusterDesk:
         self._unplaced_since: dict[PodRef, float] = {}
         self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
         self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._wanted_before: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._is_changing = False  # other pods want a place than a round ago
+        self._without_news_s = 0.0
         self._flips: FlipRunner | None = None
         self._following: PodFollowing | None = None
 
@@ -153,6 +158,10 @@ class ClusterDesk:
         if self._following is not None:
             self._following.follow(self.placing.line, now_s)
         self._place(now_s)
+        wanted = (self.placing.demand, self.placing.at_most)
+        self._is_changing, self._wanted_before = wanted != self._wanted_before, wanted
+        if wanted == self._planned_for:
+            self._without_news_s = now_s
 
     def _see(self, model: BankModel, now_s: float) -> bool:
         """Look at a bank; tell whether it shows anything else than the last time."""
@@ -361,8 +370,9 @@ class ClusterDesk:
 
     @property
     def has_news(self) -> bool:
-        """Tell whether other pods want a place than when `take_news` was called last."""
-        return self._planned_for != (self.placing.demand, self.placing.at_most)
+        """Tell whether other pods want a place than when `take_news` was called last, and no more of them are just coming."""
+        is_gathering = self._is_changing and self._looked_s - self._without_news_s < GATHER_S
+        return self._planned_for != (self.placing.demand, self.placing.at_most) and not is_gathering
 
     def take_news(self) -> None:
         """Note that a plan is made for who is there now."""
