@@ -1,4 +1,4 @@
-"""A server that stops while streams are busy: callers hear UNAVAILABLE, nothing looks like a fault of ours. Over real loopback gRPC."""
+"""A server that stops, or a caller that goes, while streams are busy: nothing looks like a fault of ours. Over real loopback gRPC."""
 
 from __future__ import annotations
 
@@ -179,3 +179,20 @@ async def test_a_write_after_the_server_has_stopped_is_no_crash_of_ours(authorit
     finished = [line for line in logs if line["event"] == "rpc_finished"]
     assert [line["code"] for line in finished] == ["UNAVAILABLE"] * STREAMS_COUNT
     assert all(line["peer"].startswith("ipv4:127.0.0.1") for line in finished)
+
+
+async def test_a_write_after_the_caller_has_gone_is_no_crash_of_ours(authority: CertificateAuthority) -> None:
+    """An agent that ends its stream while it is being answered: logged as the end of an RPC, not as an error."""
+    async with busy_server(authority) as (_, _, busy, port):
+        with capture_logs() as logs:
+            async with open_channel(issue(authority, "gone-1", Role.VIEWER, port)) as channel:
+                readers = await read_many(channel, "late")
+                for reader in readers:
+                    reader.cancel()
+                await asyncio.wait(readers, timeout=DEADLINE_S)
+                busy.is_stopped.set()
+                async with asyncio.timeout(DEADLINE_S):
+                    await busy.all_ended.wait()
+                await asyncio.sleep(0.1)  # the door's own last steps
+    assert not [line for line in logs if line["log_level"] in ("warning", "error")]
+    assert [line["code"] for line in logs if line["event"] == "rpc_finished"] == ["CANCELLED"] * STREAMS_COUNT

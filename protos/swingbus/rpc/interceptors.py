@@ -190,9 +190,9 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self._finish(call, "CANCELLED")
             return
-        if _is_cut_off(error):
-            # Nothing can be told to the caller any more: gRPC has told it that the server is gone.
-            self._finish(call, grpc.StatusCode.UNAVAILABLE.name)
+        if (cut_off := _cut_off(error)) is not None:
+            # Nothing can be told to the caller any more.
+            self._finish(call, cut_off.name)
             raise asyncio.CancelledError from error
         if isinstance(error, grpc.aio.AbortError):  # a servicer of gRPC's own (health, reflection) answered in its way
             code: object = context.code()  # grpc.aio gives the bare number here
@@ -234,11 +234,16 @@ def _stopping() -> Unreachable:
     return Unreachable("this server stops: connect again in a moment.", reason="SERVER_STOPS")
 
 
-def _is_cut_off(error: BaseException) -> bool:
-    """Tell whether all that went wrong is that the server had stopped under a servicer; gRPC has no public name for it."""
+# gRPC has no public names for them. The second is what a write ends with whose call its caller has left.
+_CUT_OFF = {"_ServerStoppedError": grpc.StatusCode.UNAVAILABLE, "ExecuteBatchError": grpc.StatusCode.CANCELLED}
+
+
+def _cut_off(error: BaseException) -> grpc.StatusCode | None:
+    """Return how a call ended where all that went wrong is that the server stopped under it or its caller went away, else None."""
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_cut_off(inner) for inner in error.exceptions)
-    return isinstance(error, grpc.aio.BaseError) and type(error).__name__ == "_ServerStoppedError"
+        codes = [_cut_off(inner) for inner in error.exceptions]
+        return None if None in codes else codes[0]
+    return _CUT_OFF.get(type(error).__name__) if isinstance(error, grpc.aio.BaseError) else None
 
 
 def fault_in(error: BaseException) -> SwingbusError | None:
