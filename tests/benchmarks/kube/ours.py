@@ -39,8 +39,6 @@ CHART = Path(__file__).parents[3] / "charts" / "swingbus"
 SYSTEM, MINERS, POOL, TEMPLATE = "swingbus-system", "swingbus-miners", "grid-h100", "miner-h100"
 ACCOUNT = "swingbus-controller"
 SITE = "bench"
-# More than come at once in any row. Without a bound a big site's first plan begins thousands, and every round looks at all of them.
-FLIPS_IN_FLIGHT = 640
 _POOLS = "/apis/swingbus.io/v1alpha1/capacitypools"
 
 
@@ -68,7 +66,7 @@ class Swingbus:
         site = folder / "site.toml"
         more = f'\n[kubernetes]\nkubeconfig = "{kubeconfig}"\n'
         site.write_text(
-            write_site(plan, site=SITE, pool=POOL, dwell_s=stage.row.dwell_s, flips_in_flight=FLIPS_IN_FLIGHT, more=more)
+            write_site(plan, site=SITE, pool=POOL, dwell_s=stage.row.dwell_s, flips_in_flight=8192, more=more)
         )
         with (
             controller(site) as server,
