@@ -68,7 +68,7 @@ log = structlog.get_logger()
 
 TICK_S = 0.25
 # After each round: every report asks for one, and a big site sends hundreds a second.
-SHORTEST_REST_S, LONGEST_REST_S = 0.04, 0.1
+SHORTEST_REST_S, LONGEST_REST_S = 0.04, 0.25
 PLAN_PERIOD_S = 5.0
 NEWS_PLAN_S = 0.25
 # A grant that covers a reading leaves this much for the next one.
