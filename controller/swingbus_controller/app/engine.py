@@ -435,10 +435,11 @@ class SiteEngine:
 
     def _settle(self, now_s: float) -> None:
         ledger = self.state.ledger
+        settled: list[JournalEntry] = []  # no group's proof is about another's banks
         for group in ledger.groups():
             decision = decide_settle(ledger, group, now_s)
             if isinstance(decision, GroupSettled):
-                self.recorder.record(self.recorder.budget(decision))
+                settled.append(self.recorder.budget(decision))
                 self._not_settled.pop(group, None)
             else:
                 before = self._not_settled.get(group)
@@ -451,6 +452,8 @@ class SiteEngine:
                         bank=decision.bank,
                         detail=decision.detail,
                     )
+        if settled:
+            self.recorder.record(*settled)
 
     def _plan(self, now_s: float, now_unix_s: float) -> None:
         self._planned_s = now_s
