@@ -54,11 +54,9 @@ def feeder_views(
 ) -> tuple[FeederView, ...]:
     """Return what each feeder leaves for claims: its limit soon in force, less U, R, what groups draw beyond their claims, and banks
     that the planner can't see.
-
-    What unproven banks may hold beyond their claims leaves nothing to grow into, but nobody who works is rested for it: once they
-    report it is most often not there, and where it is, the guard sheds.
     """
     ledger = state.ledger
+    is_control = state.authority is Authority.CONTROL  # else nobody is granted anything, and nobody proves anything
     unseen_w = dict.fromkeys(state.site.tree.feeders, 0.0)
     for bank in state.site.banks:
         if bank.name not in holdings:
@@ -70,15 +68,15 @@ def feeder_views(
         limits = ledger.limits(name)
         limit_w = lowest_limit_w(limits, now_s, LOOK_AHEAD_S)
         taken_w = ledger.uncontrolled_w(name, now_s) + ledger.margin_w(name, limit_w)
-        claimed_w = ledger.claimed_w(name)
-        doubted_w = ledger.claimed_w(name, for_growth=True) - claimed_w
-        taken_w += min(doubted_w, max(0.0, limit_w - taken_w - claimed_w))
         tightest = min(limits, key=lambda lim: _soon(lim, now_s), default=None)
         views.append(
             FeederView(
                 feeder=name,
                 parent=feeder.parent,
                 available_w=limit_w - taken_w - ledger.beyond_w(name) - unseen_w[name],
+                doubted_w=max(0.0, ledger.claimed_w(name, for_growth=True) - ledger.claimed_w(name))
+                if is_control
+                else 0.0,
                 loss_ratio=feeder.losses_ratio,
                 limit_reason="no limit" if tightest is None else tightest.source,
                 limit_until_s=None
@@ -238,7 +236,7 @@ def overtaken_growth(
     if not waiting:
         return []
     view = plan_view(state, holdings, revision, now_s, now_unix_s)
-    room = Headroom(view.feeders)
+    room = Headroom(view.wary().feeders)
     claim_fixed(room, view.banks)
     paths = {bank.bank: room.path(bank.feeder, bank.bank) for bank in view.banks}
     for bank in view.banks:

@@ -37,7 +37,7 @@ from swingbus_controller.ports.cluster import CallAnswer, CallOutcome, Cluster
 
 log = structlog.get_logger()
 LOOK_EVERY_S = 1.0
-# A look costs more on a big site, and a person can wait a second longer: so much of the time it may take.
+# A look at the pools costs more on a big site, and a person can wait a little longer: this is the share of the time that looks may take.
 LOOK_SHARE, LOOK_LATEST_S = 0.02, 5.0
 # Words alone may move while nothing else does; and what somebody else wrote into a status is mended in this time.
 WORDS_EVERY_S = 15.0
@@ -90,7 +90,8 @@ class PoolReporter:
         self._dropped_count = 0
         self._evicted: set[PodRef] = set()
         self._began_s = clock.boottime_s()
-        self._looked_for_s = 0.0
+        self._seen: list[tuple[Pool, PoolWords]] = []
+        self._see_again_s = 0.0
         told_before_unix_s = clock.now().timestamp() - _TOLD_BEFORE_S
         self._over = {f.id for f in engine.state.flips.values() if f.is_over and ended_unix_s(f) < told_before_unix_s}
 
@@ -100,7 +101,7 @@ class PoolReporter:
             tasks.create_task(self._tell_for_ever())
             while True:
                 await self.report()
-                await self._clock.sleep(min(LOOK_LATEST_S, max(LOOK_EVERY_S, self._looked_for_s / LOOK_SHARE)))
+                await self._clock.sleep(LOOK_EVERY_S)
 
     # Moves.
 
@@ -134,21 +135,27 @@ class PoolReporter:
         now_s, now_unix_s = self._clock.boottime_s(), self._clock.now().timestamp()
         if not self._cluster.state.is_synced:
             return
-        seen = see_pools(self._engine, self._cluster.state, self._memory, now_s=now_s, now_unix_s=now_unix_s)
-        words = {facts.pool.name: (facts.pool, pool_words(facts, fits)) for facts, fits in seen}
-        self._looked_for_s = self._clock.boottime_s() - now_s
-        if self._gauges is not None:
-            self._gauges.show_pools({name: told for name, (_, told) in words.items()}, now_unix_s)
+        if now_s >= self._see_again_s:
+            self._see(now_s, now_unix_s)
         if self._is_too_early(now_s):
             return
         self._take_flips()
         self._take_disruptions(now_unix_s)
-        for uid in self._written.keys() - {pool.uid for pool, _ in words.values()}:
+        for uid in self._written.keys() - {pool.uid for pool, _ in self._seen}:
             self._written.pop(uid, None)
             self._pauses.pop(uid, None)
-        for pool, told in words.values():
+        for pool, told in self._seen:
             if self._cluster.may_write_s() > 0 and self._is_due(pool, told, now_s):
                 await self._write(pool, told, now_s)
+
+    def _see(self, now_s: float, now_unix_s: float) -> None:
+        seen = see_pools(self._engine, self._cluster.state, self._memory, now_s=now_s, now_unix_s=now_unix_s)
+        self._seen = [(facts.pool, pool_words(facts, fits)) for facts, fits in seen]
+        if self._gauges is not None:
+            self._gauges.show_pools({pool.name: told for pool, told in self._seen}, now_unix_s)
+        took_s = self._clock.boottime_s() - now_s
+        # Where looks are short each second has one: only what is left of a long one's time is waited for.
+        self._see_again_s = now_s + min(LOOK_LATEST_S, took_s / LOOK_SHARE)
 
     def _is_too_early(self, now_s: float) -> bool:
         """Tell whether what is seen of banks is only that we have just begun: a status that says so would be wrong a second later."""

@@ -234,16 +234,20 @@ def _stopping() -> Unreachable:
     return Unreachable("this server stops: connect again in a moment.", reason="SERVER_STOPS")
 
 
-# gRPC has no public names for them. The second is what a write ends with whose call its caller has left.
-_CUT_OFF = {"_ServerStoppedError": grpc.StatusCode.UNAVAILABLE, "ExecuteBatchError": grpc.StatusCode.CANCELLED}
-
-
 def _cut_off(error: BaseException) -> grpc.StatusCode | None:
-    """Return how a call ended where all that went wrong is that the server stopped under it or its caller went away, else None."""
+    """Return how a call ended where all that went wrong is that the server stopped under it, or that its caller has left; else None.
+
+    gRPC has no public names for these. A wrong use of a call has the second's name too; the words tell that a batch was begun and failed.
+    """
     if isinstance(error, BaseExceptionGroup):
         codes = [_cut_off(inner) for inner in error.exceptions]
         return None if None in codes else codes[0]
-    return _CUT_OFF.get(type(error).__name__) if isinstance(error, grpc.aio.BaseError) else None
+    if not isinstance(error, grpc.aio.BaseError):
+        return None
+    if type(error).__name__ == "_ServerStoppedError":
+        return grpc.StatusCode.UNAVAILABLE
+    has_left = type(error).__name__ == "ExecuteBatchError" and str(error).startswith('Failed "execute_batch"')
+    return grpc.StatusCode.CANCELLED if has_left else None
 
 
 def fault_in(error: BaseException) -> SwingbusError | None:

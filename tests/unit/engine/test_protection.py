@@ -189,6 +189,28 @@ def test_bank_not_heard_of_since_a_start_keeps_others_from_growing_and_from_noth
     site.verdicts.assert_clean()
 
 
+@pytest.mark.parametrize("comes", ["before", "after"])
+def test_demand_is_served_beside_a_bank_not_heard_of_since_a_start(comes: str) -> None:
+    """GPUs are asked for just before or after the start: as many miners rest as make room for them and for the doubt, and no more."""
+    site = settled_site()
+    beside = site.count("edge1/asics", Mode.MINING)
+    site.agents["gpu2"].is_alive = False
+    if comes == "before":
+        site.market.demand = 8.0
+        site.engine.replan()
+        site.step()
+    site.restart_controller()
+    site.market.demand = 8.0
+    assert site.run(45, lambda: site.count("gpu1/gpus", Mode.INFERENCE) == 8), site.explain()
+    assert site.state.ledger.state("gpu2/gpus", site.clock.s) is BankState.DARK
+    assert site.count("edge1/asics", Mode.MINING) == beside - 2
+    site.agents["gpu2"].restart()
+    assert site.run(200, lambda: site.count("edge1/asics", Mode.MINING) == beside - 1 and site.is_quiet()), (
+        site.explain()
+    )
+    site.verdicts.assert_clean()
+
+
 def test_agent_that_lost_its_memory_is_taken_back() -> None:
     """A wiped state directory: its machines count at the ceiling until they settle, then the bank grows again."""
     site = settled_site()

@@ -92,7 +92,7 @@ class Admission:
 def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
     """Check each move of a plan against the fleet as it is now."""
     banks = {b.bank: b for b in view_now.banks}
-    room = Headroom(view_now.feeders)
+    room = Headroom(view_now.wary().feeders)
     for bank in view_now.banks:
         room.take(room.path(bank.feeder, bank.bank), bank_claim_w(bank))
     coming = _Coming(view_now, room)

@@ -9,7 +9,7 @@ used for dwell and for words, never for watts. Invariant: watts are counted clai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -48,6 +48,8 @@ class FeederView:
         feeder: its name.
         parent: name of the feeder above; None at the grid connection.
         available_w: what claims may fill: limit - uncontrolled load - margin (L - U - R). May be negative in an event.
+        doubted_w: of it, what banks that have not reported since a start may hold beyond their claims: nobody may grow into it, and nobody
+            has to rest for it.
         loss_ratio: losses between this feeder and its parent: 1 W here counts (1 + loss_ratio) W there.
         limit_reason: what sets the limit now ("contract", "curtailment ERCOT-7"), for words.
         limit_until_s: when that limit ends, if it is known.
@@ -56,6 +58,7 @@ class FeederView:
     feeder: str
     parent: str | None = None
     available_w: float
+    doubted_w: float = 0.0
     loss_ratio: float = 0.0
     limit_reason: str = "contract"
     limit_until_s: float | None = None
@@ -190,6 +193,13 @@ class PlanView:
     banks: tuple[BankView, ...]
     firm_needs: tuple[FirmNeed, ...] = ()
     authority: Authority = Authority.OBSERVE
+
+    def wary(self) -> PlanView:
+        """Return the view without what is in doubt: the watts that may be grown into."""
+        if not any(feeder.doubted_w for feeder in self.feeders):
+            return self
+        feeders = tuple(replace(f, available_w=f.available_w - f.doubted_w, doubted_w=0.0) for f in self.feeders)
+        return replace(self, feeders=feeders)
 
 
 class Reason(StrEnum):

@@ -61,10 +61,12 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
     groups = _groups(view, banks, policy, now_s)
     stay = Outcome.run(view, banks, needs, worth, [_frozen(g) for g in groups], now_s)
     forced = _shed(view, banks, groups, worth)
-    best = Outcome.run(view, banks, needs, worth, forced, now_s)
+    barred = {bank.bank: bank.barred_points for bank in banks}
+    # Room for more is made beside what is in doubt, if that pays. Who has to go goes for what is known.
+    is_free = stay.fits and not any(group.origin.name in barred[group.bank.bank] for group in groups)
+    best = Outcome.run(view.wary() if is_free else view, banks, needs, worth, forced, now_s)
 
     moves = best.moves(stay)
-    barred = {bank.bank: bank.barred_points for bank in banks}
     has_to_leave = any(move.from_point in barred[move.bank] for move in moves)
     if stay.fits and not has_to_leave and not best.serves_more_firm_than(stay) and moves:
         gain = (best.margin - stay.margin) * policy.expected_hold_s / SECONDS_PER_HOUR

@@ -45,7 +45,7 @@ def build(kind: type[T], record: Any) -> T:
     """Return the dataclass that `plain` wrote; raise InvalidInput for anything else."""
     try:
         made: T = _builder(typing.cast(Any, kind))(record)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(
             f"a damaged {kind.__name__} record ({error}): the journal is newer than this program, or was edited.",
             reason="BAD_RECORD",
