@@ -147,6 +147,16 @@ async def test_pool_is_written_on_change_only(rig: ClusterRig) -> None:
     assert (await calls.write_pool(last, replace(words_of(last), waiting_pods=5))).answer is CallAnswer.GONE
 
 
+async def test_pool_is_written_though_its_watch_is_silent(rig: ClusterRig) -> None:
+    """Our own write made our copy old, and nobody tells: the next one is made on what is really there."""
+    calls = rig.cluster.calls
+    rig.hear(False)
+    assert (await calls.write_pool(pool_of(rig), words(rig))).answer is CallAnswer.TAKEN
+    assert (await calls.write_pool(pool_of(rig), words(rig, waiting=2))).answer is CallAnswer.TAKEN
+    assert await rig.told() == words(rig, waiting=2)
+    rig.hear(True)
+
+
 def words_of(pool: Pool) -> PoolWords:
     return PoolWords(generation=pool.generation, epoch=3, gpus=GpuCounts())
 

@@ -186,18 +186,21 @@ class KubernetesCalls:
 
     async def write_pool(self, pool: Pool, words: PoolWords) -> CallOutcome:
         there = self._pool_of(pool.name)
-        if there is None or there.uid != pool.uid:
-            return _GONE
-        status = to_status(words, there.status, now_unix_s=self._clock.now().timestamp())
-        if status == there.status:
-            return _TAKEN
-        match await write_pool_status(self._writer, there, status):
-            case Written():
-                return _TAKEN
-            case StalePool():
-                return _STALE
-            case PoolGone():
+        # Once more on what is really there: our copy may be old for as long as its watch is silent.
+        for _ in range(2):
+            if there is None or there.uid != pool.uid:
                 return _GONE
+            status = to_status(words, there.status, now_unix_s=self._clock.now().timestamp())
+            if status == there.status:
+                return _TAKEN
+            match await write_pool_status(self._writer, there, status):
+                case Written():
+                    return _TAKEN
+                case StalePool(pool=newest):
+                    there = newest
+                case PoolGone():
+                    return _GONE
+        return _STALE
 
     async def tell(self, story: Story) -> CallOutcome:
         about = story.about
