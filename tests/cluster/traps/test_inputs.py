@@ -97,15 +97,8 @@ def test_caps_below_every_operating_point_let_nobody_in_and_say_so(site: TrapSit
     site.set_pool(STILL, caps={"inference": 100})
     try:
         make(site, pod("starved", spec(on=ON_QUIET)))
-        site.wait(
-            lambda: (
-                site.condition(STILL, "DemandServed")[0] == "False"
-                and "customers/starved" in site.condition(STILL, "DemandServed")[2]
-            ),
-            "the pool says that it is not served",
-        )
-        told = site.condition(STILL, "DemandServed")
-        assert told[1] == "NoFit" and "caps.inference" in told[2], told
+        told = site.wait_condition(STILL, "DemandServed", "NoFit", "caps.inference")
+        assert "customers/starved" in told
     finally:
         site.set_pool(STILL, caps={"inference": 700})
     site.wait_working("starved")
