@@ -158,9 +158,8 @@ class ClusterDesk:
         if self._following is not None:
             self._following.follow(self.placing.line, now_s)
         self._place(now_s)
-        wanted = (self.placing.demand, self.placing.at_most)
-        self._is_changing, self._wanted_before = wanted != self._wanted_before, wanted
-        if wanted == self._planned_for:
+        self._is_changing, self._wanted_before = self._wanted != self._wanted_before, self._wanted
+        if self._wanted == self._planned_for:
             self._without_news_s = now_s
 
     def _see(self, model: BankModel, now_s: float) -> bool:
@@ -369,14 +368,19 @@ class ClusterDesk:
     # What the planner asks.
 
     @property
+    def _wanted(self) -> tuple[dict[str, int], dict[str, int]]:
+        """What a plan is made for: places by inference class, and the most by bank."""
+        return self.placing.demand, self.placing.at_most
+
+    @property
     def has_news(self) -> bool:
         """Tell whether other pods want a place than when `take_news` was called last, and no more of them are just coming."""
         is_gathering = self._is_changing and self._looked_s - self._without_news_s < GATHER_S
-        return self._planned_for != (self.placing.demand, self.placing.at_most) and not is_gathering
+        return self._wanted != self._planned_for and not is_gathering
 
     def take_news(self) -> None:
         """Note that a plan is made for who is there now."""
-        self._planned_for = (self.placing.demand, self.placing.at_most)
+        self._planned_for = self._wanted
 
     def market(self, view: MarketView) -> MarketView:
         """Return the market with the demand that pods are, in place of any signal."""
