@@ -16,7 +16,7 @@ import pytest
 from swingbus.faults import NotFound, OverBudget
 from swingbus_sim.cluster.layout import Layout, layout
 from swingbus_sim.cluster.processes import run
-from swingbus_sim.cluster.requirements import install_packages, missing_for_nodes
+from swingbus_sim.cluster.requirements import missing_for_nodes, prepare_for_nodes
 from swingbus_sim.cluster.tools import CONTROL, NODES, ToolSet, ensure_tools
 from swingbus_sim.cluster.up import Cluster, bring_up, take_down
 from tools.images.build import DEFAULT_FOLDER, Built, build_images
@@ -81,7 +81,7 @@ def cluster_to_break(say: Callable[[str], None]) -> Iterator[Cluster]:
 def real_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
     """Return a control plane with real nodes and KWOK's beside them; needs root."""
     with _own_place("tests-real", say) as place:
-        install_packages(say)
+        prepare_for_nodes(say)
         if lacks := missing_for_nodes(place.home):
             _skip("real nodes (kubelets)", "; ".join(lacks))
         _build_or_skip("real nodes (kubelets)", place, (CONTROL, NODES), say)

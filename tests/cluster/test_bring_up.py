@@ -17,6 +17,7 @@ from swingbus_sim.cluster.api import Api
 from swingbus_sim.cluster.certificates import Pair
 from swingbus_sim.cluster.layout import layout
 from swingbus_sim.cluster.processes import Processes, wait_until
+from swingbus_sim.cluster.requirements import free_watchers
 from swingbus_sim.cluster.up import Cluster, bring_up, find_cluster, take_down
 from tests.cluster.etcd import Etcd
 from tests.cluster.leftovers import listening, processes_below
@@ -128,3 +129,22 @@ def test_name_that_is_no_name_is_refused(name: str) -> None:
     """A cluster's name becomes part of paths."""
     with pytest.raises(InvalidInput):
         layout(name)
+
+
+def test_machine_without_inotify_instances_is_told_what_to_set(tmp_path: Path) -> None:
+    """kube-proxy would end by itself with `too many open files`, long after the start: counted before anything is started."""
+    ask = (
+        "import pathlib, resource, sys\n"
+        "from swingbus_sim.cluster.requirements import missing_for_nodes\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
+        "print(*missing_for_nodes(pathlib.Path(sys.argv[1])), sep='\\n')"
+    )
+    told = subprocess.run([sys.executable, "-c", ask, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+
+    assert "of 40 inotify instances only" in told
+    assert "fs.inotify.max_user_instances=1024" in told
+
+
+def test_inotify_instances_are_given_back_after_they_were_counted() -> None:
+    """Counting twice finds as many."""
+    assert [free_watchers(5), free_watchers(5)] == [5, 5]

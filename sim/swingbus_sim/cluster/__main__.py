@@ -14,7 +14,7 @@ from types import FrameType
 from swingbus.faults import SwingbusError
 from swingbus_sim.cluster.layout import Layout, layout
 from swingbus_sim.cluster.loading import load_images
-from swingbus_sim.cluster.requirements import install_packages, missing_for_nodes
+from swingbus_sim.cluster.requirements import missing_for_nodes, prepare_for_nodes
 from swingbus_sim.cluster.tools import CONTROL, NODES, ensure_tools
 from swingbus_sim.cluster.up import bring_up, find_cluster, take_down
 
@@ -75,7 +75,7 @@ def _real_nodes(asked: int | None, place: Layout, say: Callable[[str], None]) ->
     """Return how many real nodes to make; what was asked for is never made less (bring_up refuses instead)."""
     if asked == 0:
         return 0
-    install_packages(say)
+    prepare_for_nodes(say)
     if asked is not None:
         return asked
     lacks = missing_for_nodes(place.home)
@@ -109,7 +109,7 @@ def _load(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     say = _teller()
     if not options.no_nodes:
-        install_packages(say)
+        prepare_for_nodes(say)
     tools = ensure_tools(layout(options.name).tools, (CONTROL,) if options.no_nodes else (CONTROL, NODES), say=say)
     size_bytes = sum(file.stat().st_size for file in Path(tools.built).iterdir())
     print(f"{tools.built} ({size_bytes / 2**20:.0f} MiB)")

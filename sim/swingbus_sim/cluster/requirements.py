@@ -1,7 +1,12 @@
-"""What real nodes need of the machine, said before anything is started; on Debian as root the missing packages are installed."""
+"""What real nodes need of the machine, said before anything is started; root gets what can be had without asking.
+
+On Debian missing packages are installed. A limit of the kernel that is too low for several clusters is raised until the next boot.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import shutil
 import sys
@@ -23,6 +28,11 @@ _COMMANDS = {
 }
 HIDDEN_IN_NODES = (Path("/var"), Path("/run"))
 _INSTALL_TIMEOUT_S = 300.0
+# Kubelets, containerd, kube-proxy and the control plane watch their own files: 24 inotify instances for a cluster of two real nodes, and
+# Debian's 128 are for all of root's programs together. Who gets none ends at once ("too many open files").
+_WATCHER_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
+_WATCHERS_WANTED = 1024
+_WATCHERS_OF_A_CLUSTER = 40
 
 
 def find_command(name: str) -> str | None:
@@ -30,10 +40,27 @@ def find_command(name: str) -> str | None:
     return shutil.which(name, path=f"{SYSTEM_PATH}:{os.environ.get('PATH', '')}")
 
 
-def install_packages(say: Callable[[str], None]) -> None:
-    """Install what real nodes lack, where this can be done (root and apt-get); elsewhere `missing_for_nodes` says what to install."""
+def prepare_for_nodes(say: Callable[[str], None]) -> None:
+    """Give the machine what real nodes lack, where this can be done (root; apt-get); elsewhere `missing_for_nodes` says what to do."""
+    if os.geteuid() == 0:
+        _allow_watchers(say)
+        _install_packages(say)
+
+
+def _allow_watchers(say: Callable[[str], None]) -> None:
+    try:
+        allowed = int(_WATCHER_LIMIT.read_text())
+        if allowed < _WATCHERS_WANTED:
+            _WATCHER_LIMIT.write_text(str(_WATCHERS_WANTED))
+            say(f"fs.inotify.max_user_instances is {_WATCHERS_WANTED} until the next boot (was {allowed})")
+    except OSError as error:
+        # Not ours to set in some containers; what is left of it may still do, and is counted before anything is started.
+        say(f"fs.inotify.max_user_instances stays as it is: {error}")
+
+
+def _install_packages(say: Callable[[str], None]) -> None:
     packages = sorted({package for command, package in _COMMANDS.items() if find_command(command) is None})
-    if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
+    if not packages or shutil.which("apt-get") is None:
         return
     say(f"installing {' '.join(packages)} (for real nodes)")
     environment = ("env", "DEBIAN_FRONTEND=noninteractive")
@@ -64,9 +91,32 @@ def missing_for_nodes(home: Path) -> tuple[str, ...]:
         lacks.append(
             f"{home} lies under /var or /run, which nodes replace: set SWINGBUS_CLUSTER_HOME to another folder"
         )
+    if (free := free_watchers(_WATCHERS_OF_A_CLUSTER)) < _WATCHERS_OF_A_CLUSTER:
+        lacks.append(
+            f"of {_WATCHERS_OF_A_CLUSTER} inotify instances only {free} are to be had:"
+            f" `sysctl fs.inotify.max_user_instances={_WATCHERS_WANTED}`, or end other clusters"
+        )
     if not lacks:
         lacks.extend(_refused_by_kernel())
     return tuple(lacks)
+
+
+def free_watchers(wanted: int) -> int:
+    """Return how many inotify instances this user can still have, `wanted` at most; tried, since nothing tells how many are taken."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    opened: list[int] = []
+    try:
+        while len(opened) < wanted:
+            watcher = libc.inotify_init1(os.O_CLOEXEC)
+            if watcher < 0:
+                if ctypes.get_errno() != errno.EMFILE:
+                    raise OSError(ctypes.get_errno(), "no inotify instance can be had")
+                break
+            opened.append(watcher)
+    finally:
+        for watcher in opened:
+            os.close(watcher)
+    return len(opened)
 
 
 def _refused_by_kernel() -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from swingbus_sim.cluster import node
 from swingbus_sim.cluster.layout import layout
 from swingbus_sim.cluster.loading import load_images
 from swingbus_sim.cluster.processes import children, run, wait_until
-from swingbus_sim.cluster.requirements import install_packages
+from swingbus_sim.cluster.requirements import prepare_for_nodes
 from swingbus_sim.cluster.up import Cluster, bring_up, take_down
 from swingbus_sim.demo.files import InCluster, PodHost
 from swingbus_sim.demo_kube.manifests import (
@@ -78,7 +78,7 @@ class PodSide:
         missing = [str(archive) for archive in archives if not archive.exists()]
         if missing:
             raise NotFound(f"no image {', '.join(missing)}: build them with `make images`")
-        install_packages(self.say)
+        prepare_for_nodes(self.say)
         place = layout(self.name)
         take_down(place, say=self.say)
         self.cluster = bring_up(place, real_node_count=len(self.hosts), say=self.say)
