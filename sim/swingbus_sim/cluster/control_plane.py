@@ -6,6 +6,7 @@ loopback; with them all live in a network namespace of their own, where the API 
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -111,6 +112,7 @@ class ControlPlane:
     Args:
         address: where the API server answers besides loopback; loopback where there is no bridge.
         enter: the command that runs another one in the control plane's network namespace; empty on the host's own loopback.
+        audited_users: whose every request the API server writes into `layout.audit_log`, a line each.
     """
 
     layout: Layout
@@ -120,6 +122,7 @@ class ControlPlane:
     ports: Ports
     address: str
     enter: tuple[str, ...]
+    audited_users: tuple[str, ...] = ()
 
     @property
     def server(self) -> str:
@@ -226,8 +229,20 @@ class ControlPlane:
                 f"--kubelet-certificate-authority={keys.authority.certificate}",
                 f"--kubelet-client-certificate={kubelet_client.certificate}",
                 f"--kubelet-client-key={kubelet_client.key}",
+                *self._audit(),
             ),
         )
+
+    def _audit(self) -> Sequence[str]:
+        if not self.audited_users:
+            return ()
+        rules = [
+            {"level": "Metadata", "users": list(self.audited_users), "omitStages": ["RequestReceived"]},
+            {"level": "None"},
+        ]
+        policy = self.layout.run / "audit-policy.json"
+        policy.write_text(json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}))
+        return (f"--audit-policy-file={policy}", f"--audit-log-path={self.layout.audit_log}")
 
     def _controllers(self) -> Sequence[str]:
         keys = self.keys

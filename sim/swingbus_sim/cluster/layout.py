@@ -67,6 +67,11 @@ class Layout:
         return self.run / "kubeconfigs"
 
     @property
+    def audit_log(self) -> Path:
+        """What audited users asked of the API server (JSON lines); there is none where nobody is audited."""
+        return self.run / "audit.jsonl"
+
+    @property
     def description(self) -> Path:
         """What was brought up (JSON); written last, so that it says the cluster stood."""
         return self.run / "cluster.json"

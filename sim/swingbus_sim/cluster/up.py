@@ -66,7 +66,12 @@ class Cluster:
 
 
 def bring_up(
-    layout: Layout, *, real_node_count: int = 0, kwok_node_count: int = 0, say: Callable[[str], None]
+    layout: Layout,
+    *,
+    real_node_count: int = 0,
+    kwok_node_count: int = 0,
+    audited_users: tuple[str, ...] = (),
+    say: Callable[[str], None],
 ) -> Cluster:
     """Bring a fresh cluster up and return it when all its nodes are ready.
 
@@ -74,6 +79,7 @@ def bring_up(
         layout: where.
         real_node_count: kubelets; root is needed for more than 0.
         kwok_node_count: objects that KWOK keeps alive, 8 GPUs each; tainted where real nodes stand beside them.
+        audited_users: whose requests the API server is to write into its audit log.
         say: told each step.
 
     Refuses where one stands already. A half-made one is ended, also when this very call fails.
@@ -90,7 +96,7 @@ def bring_up(
             raise WrongState(f"cluster {layout.name!r} stands already; take it down first (`cluster-down`)")
         _clear(layout, say)
         try:
-            return _bring_up(layout, tools, real_node_count, kwok_node_count, say)
+            return _bring_up(layout, tools, real_node_count, kwok_node_count, audited_users, say)
         except BaseException:
             say(f"failed: ending what was started; the logs stay in {_keep_logs(layout)}")
             _clear(layout, say)
@@ -130,7 +136,12 @@ def find_cluster(layout: Layout) -> Cluster:
 
 
 def _bring_up(
-    layout: Layout, tools: Tools, real_node_count: int, kwok_node_count: int, say: Callable[[str], None]
+    layout: Layout,
+    tools: Tools,
+    real_node_count: int,
+    kwok_node_count: int,
+    audited_users: tuple[str, ...],
+    say: Callable[[str], None],
 ) -> Cluster:
     started = time.monotonic()
     layout.run.mkdir(parents=True, mode=0o700)
@@ -147,6 +158,7 @@ def _bring_up(
         ports=FIXED_PORTS if plans else free_ports(),
         address=address,
         enter=enter,
+        audited_users=audited_users,
     )
     api_port = _start_relay(control) if plans else control.ports.api
     api = _admin(layout, keys, api_port)

@@ -48,7 +48,7 @@ class AgentLink:
         clock: Clock,
         random: Random,
         gate: asyncio.Semaphore,
-        period_s: float = 1.0,
+        period_s: float,
     ) -> None:
         """Ready to run.
 

@@ -21,6 +21,7 @@ class SitePlan:
         nodes_per_meter: nodes whose power one meter measures together: 1 is a PDU branch each, more a rack.
         miner_namespace: pods there are miners, all others infer.
         limit_ratio: the grid connection's limit as a share of nameplate.
+        report_period_s: how often an agent reads and reports.
     """
 
     node_count: int
@@ -31,6 +32,7 @@ class SitePlan:
     limit_ratio: float = 1.0
     mining_workload: str = "miner"
     inference_workload: str = "llm"
+    report_period_s: float = 1.0
 
     def __post_init__(self) -> None:
         if self.node_count < 1 or self.gpus_per_node < 1 or self.nodes_per_meter < 1:

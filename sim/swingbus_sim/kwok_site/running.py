@@ -114,6 +114,7 @@ class KwokSite:
                 clock=self.clock,
                 random=Random(self._random.random()),
                 gate=gate,
+                period_s=plan.report_period_s,
             )
         return links
 

@@ -12,7 +12,7 @@ listen = "127.0.0.1:0"
 metrics_listen = "off"
 data_dir = "data"
 pki_dir = "pki"
-period_s = 1.0
+period_s = {report_period_s:g}
 max_agents = 10000
 
 [site]
@@ -21,6 +21,10 @@ authority = "{authority}"
 
 [protocol.ttl_s]
 value = {ttl_s:g}
+why = "simulated nodes"
+
+[protocol.report_period_s]
+value = {report_period_s:g}
 why = "simulated nodes"
 
 [[feeder]]
@@ -178,6 +182,7 @@ def write_site(
             is_mining_allowed=str(is_mining_allowed).lower(),
             dwell_s=dwell_s,
             ttl_s=ttl_s,
+            report_period_s=plan.report_period_s,
             flips_in_flight=flips_in_flight,
         )
     ]

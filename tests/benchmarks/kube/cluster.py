@@ -28,7 +28,7 @@ _NODES_TIMEOUT_S = 300.0
 
 
 @contextmanager
-def fresh_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
+def fresh_cluster(say: Callable[[str], None], *, audited_users: tuple[str, ...] = ()) -> Iterator[Cluster]:
     """Bring a cluster without nodes up, and take it down. Raises WrongState where another run of the bench is under way."""
     place = layout("bench-kube")
     place.run.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def fresh_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
             raise WrongState("another run of this bench is under way; two would measure each other") from None
         take_down(place, say=say)  # what a run that was killed left
         try:
-            yield bring_up(place, say=say)
+            yield bring_up(place, audited_users=audited_users, say=say)
         finally:
             take_down(place, say=say)
 

@@ -31,11 +31,17 @@ class Row:
     hold_s: float = 20.0
     refill_s: float = 20.0
     dwell_s: float = 10.0
+    report_period_s: float = 1.0
 
     @property
     def plan(self) -> SitePlan:
         """The site."""
-        return SitePlan(node_count=self.node_count, limit_ratio=self.limit_ratio, nodes_per_meter=self.nodes_per_meter)
+        return SitePlan(
+            node_count=self.node_count,
+            limit_ratio=self.limit_ratio,
+            nodes_per_meter=self.nodes_per_meter,
+            report_period_s=self.report_period_s,
+        )
 
     @property
     def gpu_count(self) -> int:

@@ -45,13 +45,13 @@ def run_row(contender: Contender, row: Row, say: Callable[[str], None], *, keep:
         keep: a folder for logs, journal, samples and events, which stays; None keeps nothing.
     """
     began_s = time.monotonic()
-    with _folder(keep) as folder, fresh_cluster(say) as cluster:
+    with run_folder(keep) as folder, fresh_cluster(say) as cluster:
         writer, witness = Writer(cluster), Witness(cluster)
         try:
             add_nodes(cluster, writer, row.plan, contender.node_labels(row.plan))
             stage = Stage(cluster=cluster, writer=writer, folder=folder, row=row)
             with contender.standing(stage) as standing:
-                _fill(contender, stage, standing, say)
+                fill(contender, stage, standing, say)
                 setup_s = time.monotonic() - began_s
                 return _measure(contender, stage, standing, witness, setup_s, say)
         finally:
@@ -60,7 +60,8 @@ def run_row(contender: Contender, row: Row, say: Callable[[str], None], *, keep:
 
 
 @contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
+def run_folder(keep: Path | None) -> Iterator[Path]:
+    """Return a folder for one run: the given one, emptied, or one that goes with the run."""
     if keep is not None:
         shutil.rmtree(keep, ignore_errors=True)
         keep.mkdir(parents=True)
@@ -70,7 +71,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _fill(contender: Contender, stage: Stage, standing: Standing, say: Callable[[str], None]) -> None:
+def fill(contender: Contender, stage: Stage, standing: Standing, say: Callable[[str], None]) -> None:
     """Let miners run everywhere, longer than the dwell and until nothing is settling, before anything is counted."""
     count = contender.miner_count(stage.row)
     contender.start_miners(stage)
