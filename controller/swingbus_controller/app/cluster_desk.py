@@ -19,6 +19,7 @@ from swingbus_controller.app.pod_rooms import PodRooms
 from swingbus_controller.app.recording import Recorder
 from swingbus_controller.domain.cluster.blocking import Blockings
 from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, PoolMode
+from swingbus_controller.domain.cluster.gathering import Gathering, Wanted
 from swingbus_controller.domain.cluster.leaving import Leaving
 from swingbus_controller.domain.cluster.placing import BankRoom, Placing, place_pods
 from swingbus_controller.domain.cluster.pod_moves import (
@@ -47,8 +48,6 @@ SOURCE = "pods"
 # After the eviction's deadline a flip leaves its pod this long to end by itself.
 _LEAVING_GRACE_S = 60.0
 _HOLD_S = 600.0
-# Pods of one deployment come one after the other: while more come, a plan waits for them this long, and then is made once for all.
-GATHER_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +56,17 @@ class NodeMoves:
 
     sight: BankSight
     moves: tuple[PodMove, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Viewed:
+    """What was last shown of a bank where nobody serves, and all that it came from."""
+
+    came_from: BankView
+    sight: BankSight
+    at_most: int
+    parties_in: tuple[Party, ...]
+    shown: BankView
 
 
 class ClusterDesk:
@@ -94,13 +104,11 @@ class ClusterDesk:
         self._ended_miners: dict[str, list[PodRef]] = {}
         self._rejected: dict[str, frozenset[PodRef]] = {}
         self._looked_s = 0.0
+        self._viewed: dict[str, _Viewed] = {}
         self._parties_of: tuple[list[ClusterPod], tuple[Party, ...]] | None = None
         self._unplaced_since: dict[PodRef, float] = {}
         self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
-        self._planned_for: tuple[dict[str, int], dict[str, int]] = ({}, {})
-        self._wanted_before: tuple[dict[str, int], dict[str, int]] = ({}, {})
-        self._is_changing = False  # other pods want a place than a round ago
-        self._without_news_s = 0.0
+        self._gathering = Gathering()
         self._flips: FlipRunner | None = None
         self._following: PodFollowing | None = None
 
@@ -158,9 +166,8 @@ class ClusterDesk:
         if self._following is not None:
             self._following.follow(self.placing.line, now_s)
         self._place(now_s)
-        self._is_changing, self._wanted_before = self._wanted != self._wanted_before, self._wanted
-        if self._wanted == self._planned_for:
-            self._without_news_s = now_s
+        wanted = Wanted(places=self.placing.demand, at_most=self.placing.at_most)
+        self._gathering = self._gathering.look(wanted, now_s)
 
     def _see(self, model: BankModel, now_s: float) -> bool:
         """Look at a bank; tell whether it shows anything else than the last time."""
@@ -368,19 +375,13 @@ class ClusterDesk:
     # What the planner asks.
 
     @property
-    def _wanted(self) -> tuple[dict[str, int], dict[str, int]]:
-        """What a plan is made for: places by inference class, and the most by bank."""
-        return self.placing.demand, self.placing.at_most
-
-    @property
     def has_news(self) -> bool:
         """Tell whether other pods want a place than when `take_news` was called last, and no more of them are just coming."""
-        is_gathering = self._is_changing and self._looked_s - self._without_news_s < GATHER_S
-        return self._wanted != self._planned_for and not is_gathering
+        return self._gathering.is_due
 
     def take_news(self) -> None:
         """Note that a plan is made for who is there now."""
-        self._planned_for = self._wanted
+        self._gathering = self._gathering.planned()
 
     def market(self, view: MarketView) -> MarketView:
         """Return the market with the demand that pods are, in place of any signal."""
@@ -421,6 +422,18 @@ class ClusterDesk:
         sight = self.sights.get(view.bank)
         if sight is None:
             return view
+        if sight.customers() or self._without_place.get(view.bank) is not self._wishes.get(view.bank):
+            return self._view_of(view, sight, now_s)
+        # Nobody here could go: what is left to say is who may come.
+        at_most, parties_in = self.placing.at_most.get(view.bank, 0), self._parties_in(sight)
+        known = self._viewed.get(view.bank)
+        is_same = known is not None and known.came_from is view and known.sight is sight
+        if known is None or not is_same or known.at_most != at_most or known.parties_in is not parties_in:
+            shown = self._view_of(view, sight, now_s)
+            known = self._viewed[view.bank] = _Viewed(view, sight, at_most, parties_in, shown)
+        return known.shown
+
+    def _view_of(self, view: BankView, sight: BankSight, now_s: float) -> BankView:
         pool = sight.pool
         if not sight.may_move or pool is None:
             return replace(
@@ -463,7 +476,9 @@ class ClusterDesk:
         line = self.placing.line.get(sight.model.name, [])
         if self._parties_of is None or self._parties_of[0] is not line:
             # Most banks have the same pods in line, in one list (`place_pods`): who they are is said once for all of them.
-            self._parties_of = (line, tuple(Party(name=pod.ref.token, count=pod.gpu_count) for pod in line))
+            parties = tuple(Party(name=pod.ref.token, count=pod.gpu_count) for pod in line)
+            is_same = self._parties_of is not None and self._parties_of[1] == parties
+            self._parties_of = (line, self._parties_of[1] if self._parties_of is not None and is_same else parties)
         return (*uninvited, *self._parties_of[1]) if uninvited else self._parties_of[1]
 
     def _parties_out(self, sight: BankSight, now_s: float) -> tuple[Party, ...]:

@@ -80,6 +80,7 @@ class Outcome:
     demand: dict[str, Demand]
     packer: Packer
     now_s: float
+    _targets: tuple[BankTarget, ...] | None = None
 
     @classmethod
     def run(
@@ -118,6 +119,12 @@ class Outcome:
         return bank.unit_size * self.worth.values_usd_per_h(bank, point, point, purpose, self._share(bank, purpose))[1]
 
     def targets(self) -> tuple[BankTarget, ...]:
+        """Return where every bank's devices end up."""
+        if self._targets is None:
+            self._targets = self._add_up()
+        return self._targets
+
+    def _add_up(self) -> tuple[BankTarget, ...]:
         counts: dict[str, dict[str, int]] = {b.bank: {} for b in self.banks}
         margins = {b.bank: -self.worth.energy_usd_per_h(b.fixed_draw_w) for b in self.banks}
         for bank in self.banks:
@@ -149,14 +156,19 @@ class Outcome:
     def moves(self, stay: Outcome) -> tuple[Move, ...]:
         """Return what has to move, each with its reason; `stay` is the packing in which nobody moves."""
         is_forced = not stay.fits
-        served_now: dict[tuple[str, str, str], list[Purpose]] = {}
+        moving = [
+            group for group in self.groups if any(point.name != group.origin.name for _, point, _ in group.placements())
+        ]
+        left_behind = {(group.bank.bank, group.origin.name) for group in moving}
+        served_now: dict[tuple[str, str], list[Purpose]] = {}
         for group in stay.groups:
-            purposes = [p for p, _, n in sorted(group.placements(), key=_leaves_first) for _ in range(n)]
-            served_now.setdefault((group.bank.bank, group.origin.name, ""), []).extend(purposes)
+            if (key := (group.bank.bank, group.origin.name)) in left_behind:
+                purposes = [p for p, _, n in sorted(group.placements(), key=_leaves_first) for _ in range(n)]
+                served_now.setdefault(key, []).extend(purposes)
         for purposes in served_now.values():
             purposes.sort(key=_LEAVE_ORDER.index)
         moves: list[Move] = []
-        for group in self.groups:
+        for group in moving:
             bank, origin = group.bank, group.origin
             ids = list(group.unit_ids)
             leaving: dict[str, tuple[OperatingPoint, list[tuple[Purpose, int]]]] = {}
@@ -166,7 +178,7 @@ class Outcome:
             for name in sorted(leaving):
                 aim, parts = leaving[name]
                 units = sum(n for _, n in parts)
-                left = served_now[(bank.bank, origin.name, "")]
+                left = served_now[(bank.bank, origin.name)]
                 before = left[:units]
                 del left[:units]
                 gain = sum(n * self._unit_margin(bank, aim, p) for p, n in parts)

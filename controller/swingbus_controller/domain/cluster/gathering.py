@@ -1,0 +1,77 @@
+"""When waiting pods are worth a plan of their own: the first at once, those that come right after it together.
+
+A deployment's pods come one after the other, and a plan for each would keep the site from everything else. A reducer with time passed in;
+knows nothing of pods but what they add up to. Invariants: news are planned for, `GATHER_S` after they began at the latest; nothing is
+planned for twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+# While more come, a plan waits for them this long, and then is made once for all.
+GATHER_S = 0.25
+# Whoever comes after so long a silence is taken for one that comes alone.
+QUIET_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a plan is made for: places by inference class, and the most by bank."""
+
+    places: Mapping[str, int] = field(default_factory=dict)
+    at_most: Mapping[str, int] = field(default_factory=dict)
+
+    def is_within(self, planned_for: Wanted) -> bool:
+        """Tell whether it is as much, and nowhere more: who was planned for has left the line, or a bank has less room."""
+        if self.places != planned_for.places:
+            return False
+        return all(count <= planned_for.at_most.get(bank, 0) for bank, count in self.at_most.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathering:
+    """What is wanted, what was planned for, and since when the two differ.
+
+    Attributes:
+        changed_s: when there were other news than a look before, for the last time.
+        unplanned_since_s: the last look at which nothing was new, or a plan was made for what was.
+        is_first: whether the last news came after a silence.
+        is_changing: whether the last look showed other news than the one before.
+    """
+
+    wanted: Wanted = Wanted()
+    planned_for: Wanted = Wanted()
+    looked_s: float = float("-inf")
+    changed_s: float = float("-inf")
+    unplanned_since_s: float = float("-inf")
+    is_first: bool = False
+    is_changing: bool = False
+
+    def look(self, wanted: Wanted, now_s: float) -> Gathering:
+        """Take in what is wanted now."""
+        if wanted.is_within(self.planned_for):
+            # What a plan has brought about is no news, nor worth another one before its time.
+            return replace(
+                self, wanted=wanted, planned_for=wanted, looked_s=now_s, unplanned_since_s=now_s, is_changing=False
+            )
+        is_changing = wanted != self.wanted
+        return replace(
+            self,
+            wanted=wanted,
+            looked_s=now_s,
+            changed_s=now_s if is_changing else self.changed_s,
+            is_first=is_changing and now_s - self.changed_s >= QUIET_S,
+            is_changing=is_changing,
+        )
+
+    @property
+    def is_due(self) -> bool:
+        """Tell whether a plan is due for what is wanted."""
+        has_waited = self.looked_s - self.unplanned_since_s >= GATHER_S
+        return self.wanted != self.planned_for and (self.is_first or not self.is_changing or has_waited)
+
+    def planned(self) -> Gathering:
+        """Note that a plan is made for what is wanted now."""
+        return replace(self, planned_for=self.wanted, unplanned_since_s=self.looked_s)
