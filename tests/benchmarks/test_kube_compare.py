@@ -19,7 +19,7 @@ from tests.benchmarks.kube.contenders import PriorityClassContender, share_limit
 from tests.benchmarks.kube.ours import Swingbus
 from tests.benchmarks.kube.report import table, write_report
 from tests.benchmarks.kube.rows import Result, Row, Spread, Used
-from tests.benchmarks.kube.running import run_row
+from tests.benchmarks.kube.running import Group, run_row, since_posted
 from tests.benchmarks.kube.verdicts import BURST_S, OURS, verdicts, winners
 from tests.benchmarks.kube.witness import read_processes
 
@@ -139,6 +139,16 @@ def test_spread_tells_the_worst_and_nothing_of_nothing() -> None:
     assert Spread.of([]).p50_s is None
     spread = Spread.of([float(n) for n in range(1, 101)])
     assert (spread.count, spread.p50_s, spread.p99_s, spread.max_s) == (100, 50.0, 99.0, 100.0)
+
+
+def test_moments_count_from_the_post_of_the_same_number() -> None:
+    """Each group by itself; one more than pods counts from the last, one that never came is left out."""
+    groups = [Group(posted_s={"a": 10.0, "b": 10.4}), Group(posted_s={"c": 20.0})]
+
+    spread = since_posted([10.3, 10.6, 10.9, None, 20.5], groups)
+
+    assert (spread.count, spread.max_s) == (4, 0.5)
+    assert spread.p50_s in (0.3, 0.5)
 
 
 def test_process_that_was_started_again_lives(tmp_path: Path) -> None:

@@ -103,13 +103,13 @@ class Used:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What one contender did in one row. All times count from the moment that a pod's POST was accepted, or its group's first was.
+    """What one contender did in one row. All times count from the moment that a pod's POST was accepted.
 
     Args:
         bound, running: POST to bound, and to its process on a GPU.
         all_bound_s: per group, first POST to the last pod bound; None for a group that was not all bound when it left.
-        victim_told, victim_gone, victim_released: first POST of the group to a miner that is told to end, whose pod is gone, and of
-            which no process is on any GPU.
+        victim_told, victim_gone, victim_released: POST to a miner that is told to end, whose pod is gone, and of which no process is
+            on any GPU; the n-th miner counts from the group's n-th POST.
         unbound: pods that left without having been bound.
         killed: miners whose process ran and was ended by force while inference came; killed_in_dwell: of those, before they ran so long.
         totals: watts and GPU-seconds of the whole stretch; watched_s its length; baseline_w the mean just before it.

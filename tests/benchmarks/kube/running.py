@@ -119,9 +119,9 @@ def _measure(
         bound=Spread.of(list(bound.values())),
         running=Spread.of(_running(groups, processes)),
         all_bound_s=tuple(_all_bound(group, bound) for group in groups),
-        victim_told=_since_first([seen.ending_s for seen, _ in victims], groups),
-        victim_gone=_since_first([seen.gone_s for seen, _ in victims], groups),
-        victim_released=_since_first([process.ended_s for _, process in victims], groups),
+        victim_told=since_posted([seen.ending_s for seen, _ in victims], groups),
+        victim_gone=since_posted([seen.gone_s for seen, _ in victims], groups),
+        victim_released=since_posted([process.ended_s for _, process in victims], groups),
         unbound=len(uids) - len(bound),
         killed=len(victims),
         killed_in_dwell=sum(_ran_s(seen, process) < row.dwell_s for seen, process in victims),
@@ -204,12 +204,18 @@ def _ran_s(seen: Seen, process: Process) -> float:
     return seen.ending_s - process.started_s
 
 
-def _since_first(moments: list[float | None], groups: list[Group]) -> Spread:
-    """Return seconds since the first POST of the group before each moment; what has not happened is left out."""
-    firsts = sorted(group.first_s for group in groups)
+def since_posted(moments: list[float | None], groups: list[Group]) -> Spread:
+    """Return how long after its POST each moment came: the first of a group after the group's first POST, the second after the second.
+
+    Nobody says for whom a miner had to go, so they are matched in order; what has not happened is left out. Of more moments than pods
+    the rest count from the last POST.
+    """
+    came = sorted(moment for moment in moments if moment is not None)
     took: list[float] = []
-    for moment in moments:
-        before = [first_s for first_s in firsts if moment is not None and first_s <= moment]
-        if moment is not None and before:
-            took.append(moment - before[-1])
+    for group, following in zip(groups, [*groups[1:], None], strict=True):
+        until_s = float("inf") if following is None else following.first_s
+        posted = sorted(group.posted_s.values())
+        own = [moment for moment in came if group.first_s <= moment < until_s]
+        # A miner that is told to go before its pod's POST was answered took no time.
+        took += [max(0.0, moment - posted[min(at, len(posted) - 1)]) for at, moment in enumerate(own)]
     return Spread.of(took)
