@@ -18,7 +18,9 @@ from tests.benchmarks.kube.rows import Row, Used
 _ZERO_UNIX_S = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 
 
-def event(verb: str, resource: str, second: int, *, stage: str = "ResponseComplete", audit: str = "", sub: str = "") -> str:
+def event(
+    verb: str, resource: str, second: int, *, stage: str = "ResponseComplete", audit: str = "", sub: str = ""
+) -> str:
     """Return a line of an audit log, so many seconds after the beginning."""
     told: dict[str, Any] = {
         "verb": verb,

@@ -10,19 +10,7 @@ from hypothesis import strategies as st
 
 from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.flips.boot_axis import BootAxis, axis_at
-from swingbus_controller.domain.flips.flip import (
-    Direction,
-    Flip,
-    InvalidTransition,
-    Observation,
-    Phase,
-    WattState,
-    desired_of,
-    new_flip,
-    rebased,
-    recover,
-    step,
-)
+from swingbus_controller.domain.flips.flip import Direction, Flip, Phase, WattState, desired_of, new_flip, rebased
 from swingbus_controller.domain.flips.flip_events import (
     Applied,
     Begun,
@@ -40,6 +28,7 @@ from swingbus_controller.domain.flips.flip_events import (
     WorkloadFailed,
     WorkloadReady,
 )
+from swingbus_controller.domain.flips.flip_steps import InvalidTransition, Observation, recover, step
 from swingbus_controller.domain.planning.points import WORKING_MODES, DeviceKind, Mode, OperatingPoint
 from swingbus_controller.domain.planning.policy import FlipTimes
 

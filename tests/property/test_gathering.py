@@ -36,7 +36,7 @@ def test_news_are_planned_for_soon_and_never_twice(looks: list[tuple[float, int]
 
 @given(st.floats(0.01, 0.1), st.integers(1, 60))
 def test_burst_costs_one_plan_at_once_and_few_after_it(period_s: float, count: int) -> None:
-    """Pods that come with every look after a silence: the first has its plan at its look, the others one per `GATHER_S`, and one at the end."""
+    """Pods that come with every look after a silence: the first has its plan at once, the others one per `GATHER_S`, and one at the end."""
     gathering, now_s, planned = Gathering().look(Wanted(), 0.0), QUIET_S, []
     for number in range(1, count + 2):
         gathering = gathering.look(wanted(min(number, count)), now_s)

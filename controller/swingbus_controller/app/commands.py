@@ -17,7 +17,8 @@ from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.protecting import free_devices, shed_steps
 from swingbus_controller.app.recording import bank_subject
 from swingbus_controller.domain.flips.boot_axis import axis_at
-from swingbus_controller.domain.flips.flip import Flip, InvalidTransition, new_flip
+from swingbus_controller.domain.flips.flip import Flip, new_flip
+from swingbus_controller.domain.flips.flip_steps import InvalidTransition
 from swingbus_controller.domain.flips.placement import BankModel, Holdings, needed_w
 from swingbus_controller.domain.planning.plan import Authority
 from swingbus_controller.domain.planning.points import DeviceKind, Mode, OperatingPoint

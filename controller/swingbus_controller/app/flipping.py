@@ -1,6 +1,6 @@
 """Flips under way: show each what reports and samples say, ask the ledger for its watts, and record every step.
 
-A flip moves on only by `flip.step`; this room feeds it and never skips a phase. Steps are recorded before anything follows from them.
+A flip moves on only by `flip_steps.step`; this room feeds it and never skips a phase. Steps are recorded before anything follows from them.
 """
 
 from __future__ import annotations
@@ -11,18 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from swingbus_controller.app.ordering import OrderBook
 from swingbus_controller.app.recording import Recorder
 from swingbus_controller.domain.fleet import orders
-from swingbus_controller.domain.flips.flip import (
-    Flip,
-    InvalidTransition,
-    Observation,
-    WattState,
-    desired_of,
-    is_due,
-    recover,
-    step,
-)
+from swingbus_controller.domain.flips.flip import Flip, WattState, desired_of, is_due
 from swingbus_controller.domain.flips.flip_events import Begun, Cancelled, FlipEvent, PhaseTimedOut, WattsHeld
 from swingbus_controller.domain.flips.flip_evidence import DeviceRows, Sighting, evidence_for, followers_count
+from swingbus_controller.domain.flips.flip_steps import InvalidTransition, Observation, recover, step
 from swingbus_controller.domain.flips.placement import ORDER_MODES, BankModel, Holdings, charged_w, finish, needed_w
 from swingbus_controller.domain.flips.pods_seen import PodsSeen
 from swingbus_controller.domain.planning.points import WORKING_MODES, DeviceKind, Mode

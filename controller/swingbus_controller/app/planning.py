@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from swingbus_controller.app.bank_views import BankViews
 from swingbus_controller.domain.flips.admission import Admission, admit, flip_of
 from swingbus_controller.domain.flips.boot_axis import axis_at
-from swingbus_controller.domain.flips.flip import Direction, Flip, WattState, step
+from swingbus_controller.domain.flips.flip import Direction, Flip, WattState
 from swingbus_controller.domain.flips.flip_events import Begun
+from swingbus_controller.domain.flips.flip_steps import step
 from swingbus_controller.domain.flips.placement import Holdings
 from swingbus_controller.domain.planning.market import MarketView
 from swingbus_controller.domain.planning.outcome import claim_fixed

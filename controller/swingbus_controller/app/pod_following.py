@@ -1,6 +1,6 @@
 """What becomes of a flip whose pod comes no more, or refuses to leave: the next in line takes the place, or the flip goes back.
 
-Decides nothing itself: `domain.cluster.succession` says who is next, `flip.step` what that means. Invariant: a flip is changed only by a
+Decides nothing itself: `domain.cluster.succession` says who is next, `step` what that means. Invariant: a flip is changed only by a
 step of its own, recorded before anything follows from it.
 """
 
@@ -16,8 +16,9 @@ from swingbus_controller.domain.cluster.blocking import Blockings
 from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.cluster.succession import Brought, find_heir, what_became
-from swingbus_controller.domain.flips.flip import Direction, Flip, InvalidTransition, step
+from swingbus_controller.domain.flips.flip import Direction, Flip
 from swingbus_controller.domain.flips.flip_events import PodReplaced
+from swingbus_controller.domain.flips.flip_steps import InvalidTransition, step
 from swingbus_controller.domain.planning.points import Mode
 from swingbus_controller.domain.site_state import SiteState
 

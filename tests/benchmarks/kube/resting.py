@@ -109,7 +109,10 @@ def read_audit(lines: Iterable[str], from_unix_s: float, to_unix_s: float) -> As
             else:
                 open_watches.pop(event["auditID"], None)
         # A watch is told when it starts, everything else when it has ended.
-        if is_start == (verb == "watch") and from_unix_s <= datetime.fromisoformat(event["stageTimestamp"]).timestamp() < to_unix_s:
+        if (
+            is_start == (verb == "watch")
+            and from_unix_s <= datetime.fromisoformat(event["stageTimestamp"]).timestamp() < to_unix_s
+        ):
             (reads if verb in _READS else writes)[f"{verb} {resource or event['requestURI']}"] += 1
     return Asked(watches=dict(Counter(open_watches.values())), writes=dict(writes), reads=dict(reads))
 

@@ -23,7 +23,7 @@ def test_pool_flips_no_faster_than_it_allows() -> None:
 
 
 def test_pods_that_come_one_after_the_other_are_planned_for_together() -> None:
-    """While a pod more comes in each round, 50 ms apart: the first is planned for at once, the others a quarter of a second later together."""
+    """While a pod more comes in each round, 50 ms apart: the first is planned for at once, the others together a bit later."""
     site = settled_pod_site(mining=8)
 
     def planned_in(rounds: int, *, coming_count: int) -> list[int]:

@@ -12,17 +12,12 @@ from swingbus_controller.domain.flips.boot_axis import BootAxis, axis_at
 from swingbus_controller.domain.flips.flip import (
     Direction,
     Flip,
-    InvalidTransition,
-    Observation,
     Phase,
     WattState,
-    accepts,
     desired_of,
     is_due,
     new_flip,
     rebased,
-    recover,
-    step,
 )
 from swingbus_controller.domain.flips.flip_events import (
     Applied,
@@ -46,6 +41,7 @@ from swingbus_controller.domain.flips.flip_events import (
     WorkloadFailed,
     WorkloadReady,
 )
+from swingbus_controller.domain.flips.flip_steps import InvalidTransition, Observation, accepts, recover, step
 from swingbus_controller.domain.planning.points import DeviceKind, Mode, OperatingPoint
 from swingbus_controller.domain.planning.policy import FlipTimes
 from swingbus_controller.domain.power.records import build, plain
