@@ -32,7 +32,7 @@ SITES := tests/e2e tests/integration/kill_matrix tests/benchmarks
 CLUSTER_WORKERS ?= 3
 
 demo-kube: $(STAMP) ## The same site with two GPU hosts as real Kubernetes nodes (root; 7 minutes)
-	@$(BIN)/python -m tools.images toy-miner toy-inference
+	@$(BIN)/python -m tools.images toy-miner toy-inference swingbus-controller
 	@$(BIN)/python -m swingbus_sim.demo_kube $(ARGS)
 
 test: $(STAMP) check ## Run checks and all tests

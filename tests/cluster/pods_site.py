@@ -6,15 +6,19 @@ It runs as long as its module's tests do. Nothing is timed: every step waits for
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from swingbus_sim.cluster import node
 from swingbus_sim.control import ask
+from swingbus_sim.demo.controller import SERVER
+from swingbus_sim.demo.files import InCluster
 from swingbus_sim.demo.processes import Processes
-from swingbus_sim.demo.story import SERVER, Run, Story, read_json
-from swingbus_sim.demo_kube.manifests import CUSTOMERS, MINERS, inference_deployment
+from swingbus_sim.demo.story import Run, Story, read_json
+from swingbus_sim.demo_kube.manifests import CONTROLLER, CUSTOMERS, MINERS, SYSTEM, inference_deployment
 from swingbus_sim.demo_kube.pods import PodSide
 from swingbus_sim.nvml.shelf import Shelf
 from swingbus_sim.ports import GpuProcess
@@ -23,6 +27,32 @@ from swingbus_sim.scenario_file import load_scenario
 SCENARIO = Path(__file__).parent / "scenarios" / "pods.toml"
 GPUS = 4
 WAIT_S = 90.0
+_TOKEN_S = 7200
+
+
+class OutsidePodSide(PodSide):
+    """The cluster of a site whose controller is no pod: it has its service account's rights and no more, by a kubeconfig."""
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        await asyncio.to_thread(self._write_kubeconfig)
+
+    def _write_kubeconfig(self) -> None:
+        """Write who the controller is: its service account's token, as a pod would have it."""
+        path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{CONTROLLER}/token"
+        spec = {"spec": {"expirationSeconds": _TOKEN_S}}
+        made = self.up.api.create(path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", **spec})
+        config = json.loads(self.up.kubeconfig.read_text())
+        config["users"] = [{"name": "me", "user": {"token": made["status"]["token"]}}]
+        self._kubeconfig.write_text(json.dumps(config))
+        self._kubeconfig.chmod(0o600)
+
+    @property
+    def _kubeconfig(self) -> Path:
+        return self.folder / "controller.kubeconfig"
+
+    def in_cluster(self) -> InCluster:
+        return replace(super().in_cluster(), kubeconfig=self._kubeconfig)
 
 
 class PodsSite:
@@ -52,7 +82,7 @@ class PodsSite:
             shift=shift,
             processes=Processes(folder / "logs"),
         )
-        self.pods = PodSide(
+        self.pods = OutsidePodSide(
             hosts=[host.name for host in scenario.hosts],
             feeder="grid",
             site=scenario.site,
@@ -62,7 +92,7 @@ class PodsSite:
             say=say,
             name=name,
         )
-        self.story = Story(self.run, controller=controller, pods=self.pods)
+        self.story = Story(self.run, command=controller, pods=self.pods)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def prepare(self) -> None:

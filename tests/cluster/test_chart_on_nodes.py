@@ -18,6 +18,13 @@ from swingbus_sim.cluster import node
 from swingbus_sim.cluster.loading import load_images
 from swingbus_sim.cluster.processes import run, wait_until
 from swingbus_sim.cluster.up import Cluster
+from swingbus_sim.demo_kube.manifests import (
+    IMAGE_USER,
+    certificates_secret,
+    controller_values,
+    controller_volume,
+    loaded_image,
+)
 from swingbus_sim.nvml.build import build_library, driver_environment
 from tests.cluster.gpus import NodeGpus, gpus_on_node
 from tests.cluster.pods import make_namespace, wait_gone
@@ -142,53 +149,27 @@ def _secrets(site: Site, folder: Path) -> None:
     )
     bundle = folder / "real-1.bundle.toml"
     bundle.write_text(format_bundle(authority.issue("real-1", Role.AGENT, now=now)))
-    own = [f"--from-file={folder / 'pki' / name}" for name in ("ca.pem", "server.pem", "endpoint.txt", "denied.txt")]
-    site.kubectl("create", "secret", "generic", "controller-certificates", *own)
+    site.cluster.kubectl(*certificates_secret(_NAMESPACE, folder / "pki"))
     site.kubectl("create", "secret", "generic", "agent-bundles", f"--from-file={bundle}")
 
 
 def _volume(site: Site, folder: str) -> None:
     """Give the controller's claim a folder of the first node's own disk, as a storage class would."""
     plan = site.cluster.real_nodes[0]
-    command = ("install", "--directory", "--owner=65532", "--group=65532", "--mode=0700", folder)
-    run((*node.entry(site.cluster.processes, plan), *command))
-    site.api.create(
-        "/api/v1/persistentvolumes",
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": "swingbus-controller"},
-            "spec": {
-                "capacity": {"storage": "1Gi"},
-                "accessModes": ["ReadWriteOnce"],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "hostPath": {"path": folder, "type": "Directory"},
-                "claimRef": {"namespace": _NAMESPACE, "name": "swingbus-controller"},
-            },
-        },
-    )
+    owner = (f"--owner={IMAGE_USER}", f"--group={IMAGE_USER}", "--mode=0700")
+    run((*node.entry(site.cluster.processes, plan), "install", "--directory", *owner, folder))
+    site.api.create("/api/v1/persistentvolumes", controller_volume(_NAMESPACE, Path(folder)))
 
 
 def _values(site: Site, gpus: NodeGpus, images: Mapping[str, Built]) -> dict[str, Any]:
-    def image(name: str) -> dict[str, str]:
-        repository, _, tag = images[name].recipe.image.rpartition(":")
-        return {"repository": repository, "tag": tag, "pullPolicy": "Never"}
-
     library = build_library()
     seen = driver_environment(Path("/run/swingbus-sim/shelf"), library=Path("/opt/swingbus-sim/nvml"), base={})
     first = site.cluster.real_nodes[0].name
     return {
-        "controller": {
-            "enabled": True,
-            "image": image("swingbus-controller"),
-            "site": _SITE,
-            "certificates": {"secretName": "controller-certificates"},
-            "persistence": {"size": "1Gi", "storageClassName": "-"},
-            "nodeSelector": {"kubernetes.io/hostname": first},
-        },
+        "controller": controller_values(images["swingbus-controller"].recipe.image, _SITE, node=first),
         "agent": {
             "enabled": True,
-            "image": image("swingbus-agent"),
+            "image": loaded_image(images["swingbus-agent"].recipe.image),
             "nodes": [{"name": first}],
             "config": _AGENT,
             "bundles": {"secretName": "agent-bundles"},

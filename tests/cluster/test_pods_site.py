@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from swingbus_sim.cluster.layout import layout
 from swingbus_sim.cluster.requirements import missing_for_nodes
-from swingbus_sim.demo.story import SERVER
+from swingbus_sim.demo.controller import SERVER
 from swingbus_sim.demo_kube.manifests import CUSTOMERS, MINERS
 from tests.cluster.conftest import skip_nodes
 from tests.cluster.pods_site import GPUS, PodsSite, with_image
@@ -214,13 +214,12 @@ async def test_node_that_reboots_comes_back_within_its_limits(site: PodsSite) ->
 
 async def test_controller_killed_decides_again_within_15_seconds(site: PodsSite) -> None:
     """On the same volume: the lease is its own, flips go on, and a pod that came meanwhile is served."""
-    site.run.processes.send(SERVER, signal.SIGKILL)
+    await site.story.controller.kill()
     await site.pods.serve(CHAT, 4)
-    site.run.processes.stop(SERVER)
     log = site.run.processes.log(SERVER)
     lines_before = len(log.read_text(errors="replace").splitlines())
     began_s = site.run.now()
-    site.story.start_controller()
+    await site.story.controller.come_back()
 
     def holds() -> bool:
         return any("lease_acquired" in line for line in log.read_text(errors="replace").splitlines()[lines_before:])

@@ -6,7 +6,6 @@ Uses the demo's runner. The judge's command line is the same whoever controls. L
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swingbus_sim.demo.controller import SERVER
 from swingbus_sim.demo.processes import Processes
-from swingbus_sim.demo.story import SERVER, Run, Story, read_json
+from swingbus_sim.demo.story import Run, Story, read_json
 from swingbus_sim.scenario_file import load_scenario
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -79,7 +79,7 @@ async def play(
         shift=shift,
         processes=Processes(folder / "logs"),
     )
-    story = Story(run, controller=[sys.executable, *controller])
+    story = Story(run, command=[sys.executable, *controller])
     try:
         async with asyncio.timeout(run.scenario.duration_s + OVERHEAD_S):
             await story.prepare()
@@ -113,9 +113,8 @@ async def kill_controller_after_curtailment(story: Story) -> None:
     while not any("curtail start" in text for _, text in story.run.diary):
         await asyncio.sleep(0.05)
     await asyncio.sleep(1.0)
-    story.run.processes.send(SERVER, signal.SIGKILL)
+    await story.controller.kill()
     story.run.note("controller killed a second after its answer")
     await asyncio.sleep(1.0)
-    story.run.processes.stop(SERVER)
-    story.start_controller()
+    await story.controller.come_back()
     story.run.note("controller restarted on its journal")

@@ -61,9 +61,18 @@ def import_image(processes: Processes, tools: Tools, plan: NodePlan, archive: Pa
     """Put the image of an OCI archive on a node, under the name that the archive gives it; one that is there already is replaced."""
     if any(archive.resolve().is_relative_to(hidden) for hidden in HIDDEN_IN_NODES):
         raise InvalidInput(f"{archive} lies under /var or /run, which nodes replace: move it to another folder")
-    ctr = (str(tools.path("ctr")), f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
-    command = (*entry(processes, plan), *ctr, "images", "import", str(archive.resolve()))
+    command = (*_ctr(processes, tools, plan), "images", "import", str(archive.resolve()))
     run(command, timeout_s=_IMPORT_TIMEOUT_S)
+
+
+def kill_container(processes: Processes, tools: Tools, plan: NodePlan, container: str) -> None:
+    """Kill a container's first process with SIGKILL, without a word to it or to the kubelet."""
+    run((*_ctr(processes, tools, plan), "tasks", "kill", "--signal=SIGKILL", container))
+
+
+def _ctr(processes: Processes, tools: Tools, plan: NodePlan) -> tuple[str, ...]:
+    ctr = (str(tools.path("ctr")), f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
+    return (*entry(processes, plan), *ctr)
 
 
 def cut_power(processes: Processes, layout: Layout, plan: NodePlan) -> None:

@@ -1,7 +1,7 @@
-"""A relay from one port on the host's loopback into the control plane's namespace: how programs on the host reach the API server.
+"""A relay from one port on the host's loopback into the control plane's namespace: how programs on the host reach what listens there.
 
 Listens first, then moves itself into the namespace: a socket stays where it was made, so nothing else on the host is opened. It only
-passes bytes; who may do what is the API server's to say. Run by its path, so that it needs nothing but the standard library.
+passes bytes; who may do what is for the other end to say. Run by its path, so that it needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _CHUNK_BYTES = 256 * 1024
 
 
 def main() -> None:
-    """Usage: relay.py NETWORK_NAMESPACE HOST PORT PORT_FILE; the port that it listens at is written into PORT_FILE."""
-    namespace, host, port, port_file = sys.argv[1:]
-    listener = socket.create_server(("127.0.0.1", 0))
+    """Usage: relay.py NETWORK_NAMESPACE HOST PORT PORT_FILE OWN_PORT; the port that it listens at is written into PORT_FILE."""
+    namespace, host, port, port_file, own_port = sys.argv[1:]
+    listener = socket.create_server(("127.0.0.1", int(own_port)))
     _enter(namespace)
     new = Path(f"{port_file}.new")
     new.write_text(str(listener.getsockname()[1]))
@@ -42,7 +42,7 @@ async def _serve(listener: socket.socket, host: str, port: int) -> None:
         try:
             inner_reader, inner_writer = await asyncio.open_connection(host, port)
         except OSError:
-            writer.close()  # the API server is down: the caller sees what it would see without us
+            writer.close()  # nobody listens there: the caller sees what it would see without us
             return
         async with asyncio.TaskGroup() as group:
             group.create_task(_pass(reader, inner_writer))

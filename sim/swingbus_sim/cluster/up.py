@@ -23,13 +23,13 @@ from swingbus_sim.cluster.control_plane import FIXED_PORTS, ControlPlane, Keys, 
 from swingbus_sim.cluster.kubeconfig import write_kubeconfig
 from swingbus_sim.cluster.layout import CONTROL_ADDRESS, REAL_NODES_MAX, Layout, NodePlan
 from swingbus_sim.cluster.processes import Processes, run, wait_until
+from swingbus_sim.cluster.relaying import start_relay
 from swingbus_sim.cluster.requirements import missing_for_nodes
 from swingbus_sim.cluster.tools import CONTROL, NODES, Tools, chosen_assets, ensure_tools
 
 RELAY = "api-relay"
 _LOOPBACK = "127.0.0.1"
 _NODES_TIMEOUT_S = 90.0
-_RELAY_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +160,11 @@ def _bring_up(
         enter=enter,
         audited_users=audited_users,
     )
-    api_port = _start_relay(control) if plans else control.ports.api
+    api_port = control.ports.api
+    if plans:
+        api_port = start_relay(
+            processes, RELAY, host=address, port=control.ports.api, port_file=layout.run / "api-port"
+        )
     api = _admin(layout, keys, api_port)
     if plans:
         write_kubeconfig(
@@ -189,16 +193,6 @@ def _admin(layout: Layout, keys: Keys, port: int) -> Api:
         layout.kubeconfigs / "admin", server=f"https://{_LOOPBACK}:{port}", authority=authority, user=keys.admin
     )
     return Api(host=_LOOPBACK, port=port, authority=authority, user=keys.admin)
-
-
-def _start_relay(control: ControlPlane) -> int:
-    holder = control.processes.must_run(network.CONTROL_NETWORK)
-    port_file = control.layout.run / "api-port"
-    relay = Path(__file__).with_name("relay.py")
-    command = node.python(relay, f"/proc/{holder.pid}/ns/net", control.address, str(control.ports.api), str(port_file))
-    control.processes.start(RELAY, command)
-    control.processes.wait_ready(RELAY, port_file.exists, timeout_s=_RELAY_TIMEOUT_S)
-    return int(port_file.read_text())
 
 
 def _wait_for_nodes(api: Api, processes: Processes, names: tuple[str, ...], say: Callable[[str], None]) -> None:

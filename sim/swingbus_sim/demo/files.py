@@ -62,16 +62,16 @@ class InCluster:
 
     Attributes:
         hosts: by the scenario's name of the host.
-        kubeconfig: the controller's own rights.
+        kubeconfig: the controller's own rights; None where it is a pod, which has its service account's.
     """
 
     hosts: Mapping[str, PodHost]
-    kubeconfig: Path
+    kubeconfig: Path | None
     pool: str
     miner_namespace: str
 
 
-NO_CLUSTER = InCluster(hosts={}, kubeconfig=Path(), pool="", miner_namespace="")
+NO_CLUSTER = InCluster(hosts={}, kubeconfig=None, pool="", miner_namespace="")
 PODS_CLASS = "h100-pods"
 
 
@@ -272,7 +272,8 @@ def site_file(
         _table("[site]", {"name": scenario.site, "authority": "control", "price_zone": "demo"}),
     ]
     if cluster.hosts:
-        parts.append(_table("[kubernetes]", {"kubeconfig": str(cluster.kubeconfig)}))
+        kubeconfig = None if cluster.kubeconfig is None else str(cluster.kubeconfig)
+        parts.append(_table("[kubernetes]", {"kubeconfig": kubeconfig}))
     for name, (value, why, commissioned) in PROTOCOL.items():
         parts.append(_table(f"[protocol.{name}]", {"value": value, "why": why, "commissioned": commissioned}))
     for node in scenario.nodes:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import shutil
 import signal
-import socket
 import sys
 import time
 import uuid
@@ -23,6 +22,7 @@ from typing import Protocol
 import grpc
 
 from swingbus.faults import SwingbusError, TimedOut, WrongState
+from swingbus_sim.demo.controller import SERVER, Controller, ControllerProcess, free_port
 from swingbus_sim.demo.files import (
     NO_CLUSTER,
     InCluster,
@@ -39,7 +39,6 @@ from swingbus_sim.demo.watcher import Watcher
 from swingbus_sim.nvml.build import driver_environment
 from swingbus_sim.scenario import Event, Scenario
 
-SERVER = "swingbus-controller"
 MEND_MODEL_S = 150.0
 PUSH_PERIOD_S = 1.0
 
@@ -57,6 +56,7 @@ class Run:
     t0_s: float = 0.0
     diary: list[tuple[float, str]] = field(default_factory=list)
     killed_mid_flip: bool = False
+    controller_killed_s: float | None = None
 
     def now(self) -> float:
         """Return the scenario's second."""
@@ -90,14 +90,6 @@ def program(module: str) -> list[str]:
     return [sys.executable, "-m", module]
 
 
-def free_port() -> int:
-    """Return a loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def command(words: list[str], *, timeout_s: float = 30.0) -> tuple[int, str]:
     """Run one short command; return its status and output."""
     process = await asyncio.create_subprocess_exec(
@@ -127,7 +119,8 @@ class Story:
         self,
         run: Run,
         *,
-        controller: list[str] | None = None,
+        command: list[str] | None = None,
+        controller: Controller | None = None,
         pin_before_end_s: float | None = None,
         say: Callable[[str], None] = print,
         pods: ClusterSide | None = None,
@@ -135,6 +128,8 @@ class Story:
         """Take the run.
 
         Args:
+            command: of the controller's program, if not ours in this Python.
+            controller: what starts and kills it; None: it is a process of that command.
             pin_before_end_s: pin every bank so long before the end, None: let it decide until the end.
             pods: the cluster whose nodes some of the site's hosts are.
         """
@@ -144,7 +139,9 @@ class Story:
         self._pin_before_end_s = pin_before_end_s
         self.say = say
         self.watcher: Watcher | None = None
-        self._controller = controller or program("swingbus_controller.main")
+        self._command = command or program("swingbus_controller.main")
+        own = [*self._command, "run", "--config", str(run.folder / "site.toml")]
+        self.controller = controller or ControllerProcess(run.processes, own)
         self._links: dict[str, Link] = {}
         self._ports: Ports | None = None
 
@@ -164,7 +161,7 @@ class Story:
             await self._pods.prepare()
             self._in_cluster = self._pods.in_cluster()
         agents = agents_of(run.scenario)
-        controller_port = free_port()
+        controller_port = self.controller.take_port()
         for agent in agents:
             self._links[agent] = Link(controller_port)
         links = {agent: await link.open() for agent, link in self._links.items()}
@@ -179,7 +176,7 @@ class Story:
         )
         (run.folder / "site.toml").write_text(site)
         pki = str(run.folder / "pki")
-        await _must([*self._controller, "init", "--pki", pki, "--endpoint", self.endpoint])
+        await _must([*self._command, "init", "--pki", pki, "--endpoint", self.endpoint])
         # The authority issues one after the other; agents join while it does.
         async with asyncio.TaskGroup() as joins:
             for agent in agents:
@@ -202,13 +199,13 @@ class Story:
     async def _issue(self, holder: list[str], name: str) -> None:
         pki = str(self.run.folder / "pki")
         out = str(self.run.bundle(name))
-        await _must([*self._controller, "certificate", "issue", "--pki", pki, *holder, "--out", out])
+        await _must([*self._command, "certificate", "issue", "--pki", pki, *holder, "--out", out])
 
     async def start(self) -> None:
         """Start simulator, judge, controller and agents; the clock starts when the controller answers."""
         run = self.run
         broken_model(run.folder).touch()
-        self.start_controller()
+        await self.controller.start()
         watcher = Watcher(
             bundle=run.bundle("desk"),
             endpoint=self.endpoint,
@@ -275,10 +272,6 @@ class Story:
             if status == 0:
                 return
         raise TimedOut(f"the controller did not answer; its log is {self.run.processes.log(SERVER)}")
-
-    def start_controller(self) -> None:
-        """Start or restart the controller on the same data."""
-        self.run.processes.start(SERVER, [*self._controller, "run", "--config", str(self.run.folder / "site.toml")])
 
     def start_agent(self, agent: str) -> None:
         """Start or restart an agent."""
@@ -428,11 +421,11 @@ class Story:
                 self.run.killed_mid_flip = True
                 break
             await asyncio.sleep(0.25)
-        self.run.processes.send(SERVER, signal.SIGKILL)
+        self.run.controller_killed_s = self.run.now()
+        await self.controller.kill()
         self.run.note(f"controller killed{' in mid-flip' if self.run.killed_mid_flip else ''}")
         await asyncio.sleep(event.restart_after_s or 0.0)
-        self.run.processes.stop(SERVER)
-        self.start_controller()
+        await self.controller.come_back()
         self.run.note("controller restarted on its journal")
 
     def _open_phases(self) -> set[str]:

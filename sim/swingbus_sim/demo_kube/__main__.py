@@ -1,4 +1,4 @@
-"""`python -m swingbus_sim.demo_kube`: the demo with two of its GPU hosts as real nodes, judged by the same judge. Needs root."""
+"""`python -m swingbus_sim.demo_kube`: the demo with two GPU hosts as real nodes and the controller as a pod, the same judge. Needs root."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 from swingbus.faults import SwingbusError
+from swingbus_sim.demo.controller import SERVER
 from swingbus_sim.demo.processes import Processes
 from swingbus_sim.demo.report import bars, build_report
 from swingbus_sim.demo.screen import Screen
-from swingbus_sim.demo.story import SERVER, Run, Story
-from swingbus_sim.demo_kube.pods import PodSide
-from swingbus_sim.demo_kube.report import pod_bars, pod_calls, pod_figures
+from swingbus_sim.demo.story import Run, Story
+from swingbus_sim.demo_kube.controller_pod import ControllerPod
+from swingbus_sim.demo_kube.manifests import CONTROLLER
+from swingbus_sim.demo_kube.pods import TOYS, PodSide
+from swingbus_sim.demo_kube.report import controller_figures, logged, pod_bars, pod_figures
 from swingbus_sim.demo_kube.timeline import Timeline
 from swingbus_sim.demo_kube.watching import PodWatch
 from swingbus_sim.scenario_file import load_scenario
@@ -28,7 +31,9 @@ def main() -> int:
     """Run it; 0 if every promise was kept, 1 if one was broken, 2 where it can't run."""
     parser = argparse.ArgumentParser(prog="python -m swingbus_sim.demo_kube", description=__doc__)
     parser.add_argument("--scenario", default="demo", help="a name from `swingbus-sim list`, or a .toml file")
-    parser.add_argument("--images", type=Path, default=Path("build/images"), help="the toys' archives (`make images`)")
+    parser.add_argument(
+        "--images", type=Path, default=Path("build/images"), help="the images' archives (`make images`)"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/demo-kube"), help="run folder; it is emptied first")
     parser.add_argument("--shift", type=int, default=0, help="move every loopback address")
     options = parser.parse_args()
@@ -66,13 +71,18 @@ async def _run(options: argparse.Namespace) -> int:
         images=options.images.resolve(),
         folder=folder,
         say=_say,
+        loaded=(*TOYS, CONTROLLER),
     )
-    story = Story(run, pin_before_end_s=PIN_BEFORE_END_S, pods=pods)
+    controller = ControllerPod(pods, run.processes, folder)
+    story = Story(run, controller=controller, pin_before_end_s=PIN_BEFORE_END_S, pods=pods)
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     try:
-        print(f"{scenario.description}; {', '.join(pods.hosts)} are real nodes\npreparing ...", flush=True)
+        print(
+            f"{scenario.description}; {', '.join(pods.hosts)} are real nodes, the controller is a pod\npreparing ...",
+            flush=True,
+        )
         await story.prepare()
         print("starting simulator, judge, controller and agents ...", flush=True)
         await story.start()
@@ -90,7 +100,15 @@ async def _run(options: argparse.Namespace) -> int:
         flips = report["flips"]
         assert isinstance(flips, list)
         agents = [host.agent for host in hosts]
-        figures = pod_figures(flips, agents, watch, pod_calls(run.processes.log(SERVER)))
+        log = run.processes.log(SERVER)
+        figures = pod_figures(flips, agents, watch, logged(log, "pod_call_made"))
+        figures |= controller_figures(
+            controller.lives,
+            run.controller_killed_s,
+            story.watcher.seen.events,
+            logged(log, "lease_acquired"),
+            unix_at_zero=story.watcher.unix_at_zero,
+        )
     finally:
         await story.close()
     report |= figures

@@ -1,14 +1,18 @@
-"""What a platform team applies to the demo's cluster: namespaces, the miners' template, the pool, servers and their budgets."""
+"""What a platform team applies to the demo's cluster: namespaces, the controller's volume and values, miners, pool, servers, budgets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from swingbus_sim.demo.files import CAPPED_LIMIT_W, MINING_LIMIT_W
 
 SYSTEM, MINERS, CUSTOMERS = "swingbus-system", "swingbus-miners", "customers"
 POOL = "gpu-h100"
+CONTROLLER = "swingbus-controller"
+CERTIFICATES = "controller-certificates"
+IMAGE_USER = 65532
 _REPOSITORY = "swingbus.invalid"  # as the images are built: it never resolves
 _SERVING_W = 700
 _RESTRICTED = {
@@ -33,7 +37,7 @@ def miner_template() -> dict[str, Any]:
     """Return what miners are made of."""
     container = {
         "name": "miner",
-        "image": toy_image("toy-miner"),
+        "image": own_image("toy-miner"),
         "imagePullPolicy": "Never",
         "securityContext": _RESTRICTED,
     }
@@ -77,7 +81,7 @@ def inference_deployment(name: str, replicas: int, *, gpu_count: int) -> dict[st
     probe = {"httpGet": {"path": "/readyz", "port": 8000}, "periodSeconds": 1}
     container = {
         "name": "server",
-        "image": toy_image("toy-inference"),
+        "image": own_image("toy-inference"),
         "imagePullPolicy": "Never",
         "env": [{"name": "TOY_LOAD_S", "value": "2"}, {"name": "TOY_LEVEL", "value": "0.9"}],
         "ports": [{"containerPort": 8000}],
@@ -114,6 +118,51 @@ def budget(name: str, min_available: int) -> dict[str, Any]:
     }
 
 
-def toy_image(name: str) -> str:
-    """Return a toy's image as it is loaded onto nodes."""
+def own_image(name: str) -> str:
+    """Return one of our images as it is loaded onto nodes."""
     return f"{_REPOSITORY}/{name}:0.1.0"
+
+
+def loaded_image(image: str) -> dict[str, str]:
+    """Return the chart's value for an image that was loaded onto nodes."""
+    repository, _, tag = image.rpartition(":")
+    return {"repository": repository, "tag": tag, "pullPolicy": "Never"}
+
+
+def controller_values(image: str, site: str, *, node: str) -> dict[str, Any]:
+    """Return the chart's values for the controller on one node, on a volume of that node's disk.
+
+    Args:
+        site: the site file's text.
+    """
+    return {
+        "enabled": True,
+        "image": loaded_image(image),
+        "site": site,
+        "certificates": {"secretName": CERTIFICATES},
+        "persistence": {"size": "1Gi", "storageClassName": "-"},
+        "nodeSelector": {"kubernetes.io/hostname": node},
+    }
+
+
+def certificates_secret(namespace_name: str, pki: Path) -> tuple[str, ...]:
+    """Return kubectl's words for the Secret with what the controller needs of the authority's folder: not the authority's key."""
+    files = (pki / name for name in ("ca.pem", "server.pem", "endpoint.txt", "denied.txt"))
+    create = ("-n", namespace_name, "create", "secret", "generic", CERTIFICATES)
+    return (*create, *(f"--from-file={file}" for file in files))
+
+
+def controller_volume(namespace_name: str, folder: Path) -> dict[str, Any]:
+    """Return a volume that the controller's claim gets: a folder of its node's disk, which IMAGE_USER may write."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": CONTROLLER},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": str(folder), "type": "Directory"},
+            "claimRef": {"namespace": namespace_name, "name": CONTROLLER},
+        },
+    }

@@ -1,7 +1,6 @@
 """The cluster beside a demo's site: two of its GPU hosts are real nodes, and what runs there is pods.
 
-Brings the cluster up, installs the chart, and does what a platform team and an unlucky day do to pods. Decides nothing about power. The
-controller gets its own account's rights and no more.
+Brings the cluster up, installs the chart, and does what a platform team and an unlucky day do to pods. Decides nothing about power.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ from swingbus_sim.demo_kube.manifests import (
 )
 
 _CHART = Path(__file__).parents[3] / "charts" / "swingbus"
-_ACCOUNT = "swingbus-controller"
-_TOKEN_S = 7200
+TOYS = ("toy-miner", "toy-inference")
 RESOURCE = "nvidia.com/gpu"
 
 
@@ -49,7 +47,8 @@ class PodSide:
     Args:
         hosts: the scenario's hosts that are nodes, in the order of the nodes.
         feeder: what the pool calls its container.
-        images: folder with the toys' archives.
+        images: folder with the images' archives.
+        loaded: which of them nodes are given.
     """
 
     hosts: Sequence[str]
@@ -59,6 +58,7 @@ class PodSide:
     images: Path
     folder: Path
     say: Callable[[str], None]
+    loaded: Sequence[str] = TOYS
     name: str = "demo-kube"
     cluster: Cluster | None = None
     evictions_seen: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class PodSide:
         await asyncio.to_thread(self._prepare)
 
     def _prepare(self) -> None:
-        archives = [self.images / f"{toy}.tar" for toy in ("toy-miner", "toy-inference")]
+        archives = [self.images / f"{name}.tar" for name in self.loaded]
         missing = [str(archive) for archive in archives if not archive.exists()]
         if missing:
             raise NotFound(f"no image {', '.join(missing)}: build them with `make images`")
@@ -84,9 +84,7 @@ class PodSide:
         self.cluster = bring_up(place, real_node_count=len(self.hosts), say=self.say)
         load_images(self.cluster, archives)
         self.say("installing the chart")
-        helm = str(self.up.tools.path("helm"))
-        install = ("upgrade", "--install", "swingbus", str(_CHART), "-n", SYSTEM, "--create-namespace")
-        run((helm, f"--kubeconfig={self.up.kubeconfig}", *install))
+        self.install({})
         self.up.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/capacitypools.swingbus.io")
         for plan in self.up.real_nodes:
             self.up.kubectl("label", "node", plan.name, *(f"{k}={v}" for k, v in node_labels(self.feeder).items()))
@@ -94,7 +92,12 @@ class PodSide:
         wait_until(self._have_accounts, what="service accounts", timeout_s=30)
         self.apply(miner_template())
         self.apply(capacity_pool(self.site, self.feeder))
-        self._write_kubeconfig()
+
+    def install(self, values: Mapping[str, Any]) -> None:
+        """Install the chart with these values, or change them."""
+        helm = (str(self.up.tools.path("helm")), f"--kubeconfig={self.up.kubeconfig}")
+        install = ("upgrade", "--install", "swingbus", str(_CHART), "-n", SYSTEM, "--create-namespace", "--values=-")
+        run((*helm, *install), input_text=json.dumps(values))
 
     def _have_accounts(self) -> bool:
         paths = (f"/api/v1/namespaces/{each}/serviceaccounts/default" for each in (CUSTOMERS, MINERS))
@@ -103,21 +106,6 @@ class PodSide:
         except NotFound:
             return False
 
-    def _write_kubeconfig(self) -> None:
-        """Write who the controller is: its service account's token, as a pod would have it."""
-        path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{_ACCOUNT}/token"
-        spec = {"spec": {"expirationSeconds": _TOKEN_S}}
-        made = self.up.api.create(path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", **spec})
-        config = json.loads(self.up.kubeconfig.read_text())
-        config["users"] = [{"name": "me", "user": {"token": made["status"]["token"]}}]
-        self.kubeconfig.write_text(json.dumps(config))
-        self.kubeconfig.chmod(0o600)
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The controller's."""
-        return self.folder / "controller.kubeconfig"
-
     def in_cluster(self) -> InCluster:
         """Return what the site's files say of it."""
         return InCluster(
@@ -125,7 +113,7 @@ class PodSide:
                 host: PodHost(node=plan.name, socket=self._pod_resources(number))
                 for number, (host, plan) in enumerate(zip(self.hosts, self.up.real_nodes, strict=True))
             },
-            kubeconfig=self.kubeconfig,
+            kubeconfig=None,
             pool=POOL,
             miner_namespace=MINERS,
         )

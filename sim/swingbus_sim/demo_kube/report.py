@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from swingbus.fleet.v1alpha import fleet_pb2
 from swingbus_sim.demo_kube.manifests import MINERS
 from swingbus_sim.demo_kube.watching import PodLife, PodWatch
 
-_POD_CALL = "pod_call_made"
+_BACK_WITHIN_S = 15.0
 
 
-def pod_calls(log: Path) -> list[dict[str, Any]]:
-    """Return the calls that the controller's own log tells of, oldest first."""
-    calls: list[dict[str, Any]] = []
+def logged(log: Path, event: str) -> list[dict[str, Any]]:
+    """Return what the controller's own log tells of one kind of event, oldest first."""
+    found: list[dict[str, Any]] = []
     for line in log.read_text(errors="replace").splitlines():
-        if _POD_CALL not in line or not line.startswith("{"):
+        if event not in line or not line.startswith("{"):
             continue
         try:
-            calls.append(json.loads(line))
+            found.append(json.loads(line))
         except ValueError:
             continue  # the last line of a killed process
-    return calls
+    return found
+
+
+def controller_figures(
+    lives: Sequence[tuple[str, str]],
+    killed_s: float | None,
+    events: Iterable[tuple[float, fleet_pb2.Event]],
+    leases: Iterable[Mapping[str, Any]],
+    *,
+    unix_at_zero: float,
+) -> dict[str, Any]:
+    """Return what became of the controller's pods.
+
+    It decides again when it has given out a grant and holds the lease that lets it move pods, both by its own word.
+
+    Args:
+        lives: (name, uid) of each pod that it was; killed_s: when one was killed, in seconds of the scenario.
+        events: its record, oldest first; leases: `lease_acquired` of its log.
+    """
+    after_s = math.inf if killed_s is None else killed_s
+    record = [(at_s, event) for at_s, event in events if at_s > after_s]
+    came_up = [number for number, (_, event) in enumerate(record) if event.kind == "controller_came_up"]
+    granted = [at_s for at_s, event in record[came_up[0] :] if event.kind == "grant_issued"] if came_up else []
+    told = (datetime.fromisoformat(each["timestamp"]).timestamp() - unix_at_zero for each in leases)
+    held = [at_s for at_s in told if at_s > after_s]
+    return {
+        "controller_pods": [{"pod": name, "uid": uid} for name, uid in lives],
+        "controller_epoch": int(record[came_up[0]][1].facts["epoch"]) if came_up else None,
+        "controller_back_s": round(max(granted[0], held[0]) - after_s, 1) if granted and held else None,
+    }
 
 
 def pod_figures(
@@ -77,6 +109,10 @@ def pod_bars(figures: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
     """Return (promise, kept, figure) of what the demo promises about pods."""
     flips = figures["mode_flips_through_pods"]
     into, out = figures["pods_into_inference"], figures["pods_out_of_inference"]
+    names = [each["pod"] for each in figures["controller_pods"]]
+    epoch, back_s = figures["controller_epoch"], figures["controller_back_s"]
+    # A second term on one journal: it is the same volume.
+    is_another = len(names) == 2 and epoch is not None and epoch > 1
     gone = figures["pods_gone_while_alive"]
     worked = [each["worked_on_s"] for each in gone]
     blocked = figures["evictions"].get("blocked", 0)
@@ -86,7 +122,12 @@ def pod_bars(figures: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
         ("at least 4 out of inference", out >= 4, str(out)),
         ("a force-deleted pod's GPU was worked on by a living process", any(s >= 5.0 for s in worked), f"{worked} s"),
         ("a disruption budget blocked an eviction", blocked >= 1, str(blocked)),
+        (
+            f"the controller's pod was killed, and another decided on its volume within {_BACK_WITHIN_S:.0f} s",
+            is_another and back_s is not None and back_s <= _BACK_WITHIN_S,
+            f"{back_s} s, term {epoch}, {', '.join(names)}",
+        ),
     ]
 
 
-__all__ = ["PodLife", "pod_bars", "pod_calls", "pod_figures"]
+__all__ = ["PodLife", "controller_figures", "logged", "pod_bars", "pod_figures"]

@@ -18,8 +18,8 @@ from typing import Any
 
 import grpc.aio
 
+from swingbus_sim.demo.controller import SERVER
 from swingbus_sim.demo.files import MINING_LIMIT_W
-from swingbus_sim.demo.story import SERVER
 from swingbus_sim.demo_kube.manifests import CUSTOMERS, MINERS
 from tests.cluster.kills.strikes import CONTROLLER, Strike, Strikes, Struck
 from tests.cluster.pods_site import GPUS, PodsSite
@@ -177,11 +177,10 @@ class KillSite(PodsSite):
         await self.says({"AgentsReporting": "False"}, reason=("AgentsReporting", "AgentSilent"))
         assert struck.agent in (await self.condition("AgentsReporting"))["message"]
 
-    def bring_back(self, struck: Struck) -> None:
+    async def bring_back(self, struck: Struck) -> None:
         """Start again who was struck, on what its folder holds."""
         if struck.victim == CONTROLLER:
-            self.run.processes.stop(SERVER)
-            self.story.start_controller()
+            await self.story.controller.come_back()
         else:
             self.run.processes.stop(struck.agent)
             self.story.start_agent(struck.agent)

@@ -137,7 +137,7 @@ async def test_killed_at_a_step_the_change_ends_once(
             if strike.step == missed:
                 await site.is_missed(struck)
                 assert await site.gated_count() == 1, "somebody was let go to GPUs that nobody has seen free"
-            site.bring_back(struck)
+            await site.bring_back(struck)
     finally:
         site.strikes.disarm()
     await flow.judge()

@@ -8,7 +8,7 @@ import pytest
 
 from swingbus_agent.settings import load_settings
 from swingbus_controller.settings import load_configuration
-from swingbus_sim.demo.files import Ports, agent_file, agents_of, site_file
+from swingbus_sim.demo.files import InCluster, PodHost, Ports, agent_file, agents_of, site_file
 from swingbus_sim.scenario_file import load_scenario, scenario_names
 
 
@@ -33,3 +33,17 @@ def test_files_of_every_shipped_scenario_name_the_same_banks(name: str, tmp_path
     asics = {bank: count for bank, count in declared.items() if not bank.endswith("/gpus")}
     assert written == asics
     assert sum(written.values()) == sum(group.count for group in scenario.miners)
+
+
+@pytest.mark.parametrize("kubeconfig", [None, Path("/run-folder/controller.kubeconfig")])
+def test_controller_in_a_pod_has_no_kubeconfig(kubeconfig: Path | None, tmp_path: Path) -> None:
+    """It is its pod's service account then; a process of the host is told whose rights it has."""
+    scenario = load_scenario("demo")
+    hosts = {scenario.hosts[0].name: PodHost(node="real-1", socket=Path("/kubelet.sock"))}
+    cluster = InCluster(hosts=hosts, kubeconfig=kubeconfig, pool="gpu-h100", miner_namespace="swingbus-miners")
+    ports = Ports(controller=40001, metrics=40002, links={})
+    term = {"start_time": "2026-01-01T00:00:00+00:00", "end_time": "2027-01-01T00:00:00+00:00"}
+    path = tmp_path / "site.toml"
+    path.write_text(site_file(scenario, ports, cluster=cluster, **term))
+    settings = load_configuration(path).cluster
+    assert settings is not None and settings.kubeconfig == kubeconfig
