@@ -22,7 +22,8 @@ from swingbus_controller.domain.cluster.pod_moves import DeleteMiner, EvictPod, 
 from swingbus_controller.ports.cluster import CallAnswer, CallOutcome, Cluster
 
 log = structlog.get_logger()
-CALLS_AT_ONCE = 32
+# More would wait for their handshakes longer than for a place.
+CALLS_AT_ONCE = 16
 _SEEN_AFTER_S = 2.0
 _PAUSE_BASE_S, _PAUSE_LONGEST_S = 1.0, 30.0
 # Budgets change with every pod that becomes ready: a no is not for long.
