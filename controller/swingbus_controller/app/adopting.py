@@ -6,7 +6,8 @@ that anybody remembers holds until a person lifts it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -24,6 +25,7 @@ from swingbus_controller.domain.power.decisions import (
 )
 from swingbus_controller.domain.site.directives import Lockout
 from swingbus_controller.domain.site_state import SiteState, payload
+from swingbus_controller.ports.journal import JournalEntry
 
 log = structlog.get_logger()
 Reports = Mapping[str, tuple[orders.AgentReport, orders.BankReport]]
@@ -40,35 +42,53 @@ class Adopting:
     def adopt(self, reports: Reports, now_s: float, now_unix_s: float) -> None:
         """Adopt banks that obey our epoch now, place their devices where they are, and grant anew what they hold."""
         ledger = self._state.ledger
-        for name, (_, bank) in list(reports.items()):
-            if ledger.is_adopted(name) and ledger.newest_grant(name) is not None and not bank.is_lapsed:
-                continue  # it holds what it was granted: most banks, most of the time
-            adopted = decide_adoption(ledger, name, now_s)
-            if adopted:
-                self._take_up_lockout(name, bank, now_unix_s)
-                entries = [self._recorder.budget(event) for event in adopted]
-                # A journal that is older than the agent's grant knows placements of another time: what works there now stays.
-                is_outdated = shows_newer_grant(ledger, name) and not self._state.open_flips(name)
-                if name not in self._state.holdings or is_outdated:
-                    try:
-                        held = adopt(self._state.models[name], bank.observed, now_unix_s)
-                    except InvalidInput as error:
-                        self.refuse(name, str(error))
-                        continue
-                    words = f"{name} found with {', '.join(f'{p.count} x {p.point}' for p in held.placements)}"
-                    entries.append(
-                        self._recorder.entry(
-                            "bank_placed", bank_subject(name), words, payload=payload("holdings", held)
-                        )
-                    )
-                self._recorder.record(*entries)
+        unheld = [
+            (name, bank)
+            for name, (_, bank) in reports.items()
+            if bank.is_lapsed or not ledger.is_adopted(name) or ledger.newest_grant(name) is None
+        ]
+        for name, bank in unheld:  # of most banks, most of the time, none
+            self._adopt(name, bank, now_s, now_unix_s)
+        self._regrant([name for name, _ in unheld], now_s)
+
+    def _adopt(self, name: str, bank: orders.BankReport, now_s: float, now_unix_s: float) -> None:
+        adopted = decide_adoption(self._state.ledger, name, now_s)
+        if not adopted:
+            return
+        self._take_up_lockout(name, bank, now_unix_s)
+        entries = [self._recorder.budget(event) for event in adopted]
+        # A journal that is older than the agent's grant knows placements of another time: what works there now stays.
+        is_outdated = shows_newer_grant(self._state.ledger, name) and not self._state.open_flips(name)
+        if name not in self._state.holdings or is_outdated:
+            try:
+                held = adopt(self._state.models[name], bank.observed, now_unix_s)
+            except InvalidInput as error:
+                self.refuse(name, str(error))
+                return
+            words = f"{name} found with {', '.join(f'{p.count} x {p.point}' for p in held.placements)}"
+            entries.append(
+                self._recorder.entry("bank_placed", bank_subject(name), words, payload=payload("holdings", held))
+            )
+        self._recorder.record(*entries)
+
+    def _regrant(self, names: Sequence[str], now_s: float) -> None:
+        """Grant anew, all in one record: a site whose agents all lapsed at once would else wait for the disk a thousand times."""
+        ledger = self._state.ledger
+        due: list[JournalEntry] = []
+        for name in names:
             newest = ledger.newest_grant(name)
             # A report a moment after a grant cannot know of it yet: give the agent a period to answer.
             is_fresh = newest is not None and now_s - newest.at_s < self._state.site.protocol.report_period_s
-            if ledger.is_adopted(name) and not is_fresh:
-                regrant = decide_regrant(ledger, name, now_s)
-                if isinstance(regrant, GrantIssued):
-                    self._recorder.record(self._recorder.budget(regrant))
+            if is_fresh or not ledger.is_adopted(name):
+                continue
+            regrant = decide_regrant(ledger, name, now_s)
+            if isinstance(regrant, GrantIssued):
+                due.append(self._recorder.budget(regrant))
+                if regrant.ramp_w and ledger.ramp.capacity_w < math.inf:
+                    self._recorder.record(*due)  # the next one must see what of the ramp is spent
+                    due.clear()
+        if due:
+            self._recorder.record(*due)
 
     def _take_up_lockout(self, name: str, bank: orders.BankReport, now_unix_s: float) -> None:
         """Record a lockout that only the agent remembers: our journal is lost or old, or it was lifted while the agent was away.

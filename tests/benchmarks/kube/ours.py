@@ -66,7 +66,14 @@ class Swingbus:
         site = folder / "site.toml"
         more = f'\n[kubernetes]\nkubeconfig = "{kubeconfig}"\n'
         site.write_text(
-            write_site(plan, site=SITE, pool=POOL, dwell_s=stage.row.dwell_s, flips_in_flight=1024, more=more)
+            write_site(
+                plan,
+                site=SITE,
+                pool=POOL,
+                dwell_s=stage.row.dwell_s,
+                flips_in_flight=stage.row.flips_in_flight,
+                more=more,
+            )
         )
         with (
             controller(site) as server,

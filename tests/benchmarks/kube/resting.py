@@ -170,7 +170,14 @@ def main() -> int:
     settings, rests = Settings(), list[Rest]()
     for node_count in options.nodes:
         settings.say(f"{node_count} nodes")
-        row = Row(node_count=node_count, arrivals=0, limit_ratio=1.0, report_period_s=options.report_period)
+        # Filled no faster than such a site would be: what a burst leaves behind is not what is measured.
+        row = Row(
+            node_count=node_count,
+            arrivals=0,
+            limit_ratio=1.0,
+            report_period_s=options.report_period,
+            flips_in_flight=256,
+        )
         keep = None if options.keep is None else options.keep / f"{node_count}"
         rests.append(measure_rest(row, options.rest, settings.say, keep=keep))
         told = [{**asdict(rest), "aims": [asdict(verdict) for verdict in rest.verdicts]} for rest in rests]

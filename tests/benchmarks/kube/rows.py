@@ -19,6 +19,7 @@ class Row:
         repeats: how often such a group comes, every `every_s`, whether the one before was served or not.
         hold_s: how long after that all stay before they leave; refill_s: how long is looked at then. So the measured stretch is as
             long for everybody, and who serves late has less to show for it.
+        flips_in_flight: how many our controller may have open; it only concerns ours.
     """
 
     node_count: int
@@ -32,6 +33,7 @@ class Row:
     refill_s: float = 20.0
     dwell_s: float = 10.0
     report_period_s: float = 1.0
+    flips_in_flight: int = 1024
 
     @property
     def plan(self) -> SitePlan:
