@@ -16,7 +16,8 @@ from swingbus_controller.domain.power.limits import Limit
 from swingbus_controller.domain.site_state import SiteState
 from swingbus_controller.settings import load_configuration
 from tests.benchmarks.sites import wide_site
-from tests.fakes.site import JournalFile, MemoryJournal, VirtualClock
+from tests.fakes.memory_journal import JournalFile, MemoryJournal
+from tests.fakes.site_clock import VirtualClock
 
 DEVICES = 13
 PER_FEEDER = 10

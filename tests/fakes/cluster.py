@@ -17,7 +17,7 @@ from swingbus_controller.domain.cluster.facts import HOSTNAME_LABEL, ClusterNode
 from swingbus_controller.domain.cluster.pool_words import PoolWords, Story
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.ports.cluster import CallAnswer, CallOutcome
-from tests.fakes.site import Crashed
+from tests.fakes.memory_journal import Crashed
 
 GRACE_S, START_S, READY_S = 2.0, 1.0, 3.0
 TAKEN = CallOutcome(answer=CallAnswer.TAKEN)

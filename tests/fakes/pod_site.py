@@ -22,7 +22,12 @@ from swingbus_controller.domain.site.sitefile import SiteFile
 from swingbus_controller.domain.site.sitefile_parser import parse_site
 from swingbus_controller.domain.site.strict_table import Faults, StrictTable
 from tests.fakes.cluster import FakeCluster
-from tests.fakes.site import BANK, BOOTTIME_ZERO_S, FEEDER, SITE, Agent, Bank, Crashed, Device, VirtualSite
+from tests.fakes.memory_journal import Crashed
+from tests.fakes.site import VirtualSite
+from tests.fakes.site_agents import Agent
+from tests.fakes.site_clock import BOOTTIME_ZERO_S
+from tests.fakes.site_files import BANK, FEEDER, SITE
+from tests.fakes.site_machines import Bank, Device
 
 GPUS = 4
 POOL = Pool(

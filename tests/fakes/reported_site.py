@@ -9,7 +9,7 @@ from swingbus_controller.app.pod_mover import PodMover
 from swingbus_controller.app.pool_reporter import PoolReporter
 from swingbus_controller.domain.cluster.pool_words import PoolCondition, PoolWords, Story
 from tests.fakes.pod_site import PodSite
-from tests.fakes.site import BOOTTIME_ZERO_S
+from tests.fakes.site_clock import BOOTTIME_ZERO_S
 
 
 @dataclass

@@ -22,7 +22,8 @@ from swingbus.rpc.status import faults_raised
 from swingbus_controller.adapters.pki import CertificateAuthority
 from swingbus_controller.domain.flips.flip import Phase
 from tests.fakes.authority import issue, make_authority, serving
-from tests.fakes.site import VirtualSite, make_site, settled_site
+from tests.fakes.site import VirtualSite, settled_site
+from tests.fakes.site_files import make_site
 
 DEADLINE_S = 10.0
 SITE = "sites/north"

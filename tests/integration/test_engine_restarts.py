@@ -13,7 +13,8 @@ from swingbus_controller.domain.fleet.orders import Mode
 from swingbus_controller.domain.flips.flip import Phase
 from swingbus_controller.domain.site.curtailment import CurtailmentState
 from swingbus_controller.ports.journal import JournalEntry
-from tests.fakes.site import JournalFile, MemoryJournal, VirtualSite, settled_site
+from tests.fakes.memory_journal import JournalFile, MemoryJournal
+from tests.fakes.site import VirtualSite, settled_site
 
 GPUS = ("gpu1/gpus", "gpu2/gpus")
 FORWARD = (Phase.PLANNED, Phase.DRAINING, Phase.RELEASED, Phase.STARTING, Phase.VERIFYING)

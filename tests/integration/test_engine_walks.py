@@ -7,7 +7,10 @@ import random
 import pytest
 
 from swingbus_controller.domain.flips.flip import Phase
-from tests.fakes.site import BOOTTIME_ZERO_S, Crashed, VirtualSite, make_site, settled_site
+from tests.fakes.memory_journal import Crashed
+from tests.fakes.site import VirtualSite, settled_site
+from tests.fakes.site_clock import BOOTTIME_ZERO_S
+from tests.fakes.site_files import make_site
 
 WALK_S = 400
 OPEN_TOO_LONG_S = 600.0

@@ -21,7 +21,7 @@ from swingbus_controller.domain.cluster.lease_term import LeaseTerms
 from tests.fakes.api_server.certificates import write_certificates
 from tests.fakes.api_server.server import FakeApiServer
 from tests.fakes.controllers import TestSite
-from tests.fakes.site import BANK, FEEDER, SITE
+from tests.fakes.site_files import BANK, FEEDER, SITE
 
 pytestmark = pytest.mark.slow
 TERMS = LeaseTerms()

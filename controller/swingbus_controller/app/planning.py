@@ -15,10 +15,9 @@ from swingbus_controller.domain.flips.flip_events import Begun
 from swingbus_controller.domain.flips.flip_steps import step
 from swingbus_controller.domain.flips.placement import Holdings
 from swingbus_controller.domain.planning.market import MarketView
-from swingbus_controller.domain.planning.outcome import claim_fixed
-from swingbus_controller.domain.planning.packing import EPSILON_W, Headroom
+from swingbus_controller.domain.planning.outcome import standing_room
+from swingbus_controller.domain.planning.packing import EPSILON_W
 from swingbus_controller.domain.planning.plan import (
-    PLANNABLE,
     Authority,
     BankView,
     FeederView,
@@ -145,16 +144,12 @@ def overtaken_growth(
     if not waiting:
         return []
     view = plan_view(state, views, holdings, revision, now_s, now_unix_s)
-    room = Headroom(view.wary().feeders)
-    claim_fixed(room, view.banks)
-    paths = {bank.bank: room.path(bank.feeder, bank.bank) for bank in view.banks}
-    for bank in view.banks:
-        if bank.availability in PLANNABLE:
-            room.take(paths[bank.bank], sum(h.count * bank.point(h.point).claim_w for h in bank.holdings))
+    room = standing_room(view.wary())
     overtaken: list[Flip] = []
     for flip in reversed(waiting):
-        if any(room.free_w[feeder] < -EPSILON_W for feeder, _ in paths[flip.bank]):
-            room.take(paths[flip.bank], -flip.count * flip.claim_delta_w)
+        path = room.path(state.models[flip.bank].declared.feeder, flip.bank)
+        if any(room.free_w[feeder] < -EPSILON_W for feeder, _ in path):
+            room.take(path, -flip.count * flip.claim_delta_w)
             overtaken.append(flip)
     return overtaken
 

@@ -12,7 +12,7 @@ from swingbus_agent.domain.orders import AdoptOrder, AgentOrder, BankCounting, B
 from swingbus_agent.domain.readings import BankRound, BankSpec, Condition, DeviceSpec, Kind, PointSpec
 from swingbus_agent.domain.views import DeviceView, ExecutionTimes, Verb
 from swingbus_agent.ports.bank import BankReading, Taking, WriteAnswer
-from tests.fakes.site import VirtualClock
+from tests.fakes.site_clock import VirtualClock
 
 FULL_W, REST_W, QUARANTINE_S = 2794.0, 25.0, 60.0
 NAMES = tuple(f"m{number}" for number in range(8))

@@ -9,7 +9,7 @@ import pytest
 from swingbus.faults import InvalidInput
 from swingbus_controller.domain.site.sitefile_parser import parse_site
 from swingbus_controller.domain.site.strict_table import Faults, StrictTable
-from tests.fakes.site import BANK, FEEDER, SITE
+from tests.fakes.site_files import BANK, FEEDER, SITE
 
 IN_CLUSTER = 'workloads = "kubernetes"\nnode = "n1"\npool = "pool"\n'
 

@@ -6,7 +6,8 @@ import pytest
 
 from swingbus_controller.domain.flips.flip import Flip, Phase
 from swingbus_controller.domain.planning.points import Mode
-from tests.fakes.site import UNIX_ZERO_S, VirtualSite, settled_site
+from tests.fakes.site import VirtualSite, settled_site
+from tests.fakes.site_clock import UNIX_ZERO_S
 
 GPU = "gpu1/gpus"
 STARTING_S = 30.0

@@ -10,7 +10,9 @@ from swingbus_controller.domain.fleet.orders import Mode as Wire
 from swingbus_controller.domain.flips.flip import Phase
 from swingbus_controller.domain.planning.plan import Authority
 from swingbus_controller.domain.planning.points import Mode
-from tests.fakes.site import BOOTTIME_ZERO_S, VirtualSite, make_site, settled_site
+from tests.fakes.site import VirtualSite, settled_site
+from tests.fakes.site_clock import BOOTTIME_ZERO_S
+from tests.fakes.site_files import make_site
 
 GPU = "gpu1/gpus"
 

@@ -11,7 +11,8 @@ import pytest
 from swingbus.faults import WrongState
 from swingbus_controller.adapters.storage.journal import SqliteJournal
 from swingbus_controller.ports.journal import JournalEntry
-from tests.fakes.site import JournalFile, MemoryJournal, settled_site
+from tests.fakes.memory_journal import JournalFile, MemoryJournal
+from tests.fakes.site import settled_site
 
 
 def test_judge_sees_watts_over_the_limit_and_above_claims() -> None:

@@ -11,7 +11,9 @@ from swingbus_controller.domain.fleet.orders import Mode
 from swingbus_controller.domain.flips.flip import Phase
 from swingbus_controller.domain.flips.placement import resting_w
 from swingbus_controller.domain.power.budget_events import GrantKind
-from tests.fakes.site import JournalFile, VirtualSite, make_site, settled_site
+from tests.fakes.memory_journal import JournalFile
+from tests.fakes.site import VirtualSite, settled_site
+from tests.fakes.site_files import make_site
 
 ASICS, GPU = "edge2/asics", "gpu1/gpus"
 

@@ -10,7 +10,8 @@ from swingbus_controller.domain.fleet.orders import Mode
 from swingbus_controller.domain.flips.flip import Phase, WattState
 from swingbus_controller.domain.power.bank import BankState
 from swingbus_controller.domain.site.curtailment import CurtailmentState
-from tests.fakes.site import TrueLimit, VirtualSite, make_site, settled_site
+from tests.fakes.site import TrueLimit, VirtualSite, settled_site
+from tests.fakes.site_files import make_site
 
 ASICS = ("edge1/asics", "edge2/asics")
 

@@ -11,7 +11,8 @@ from swingbus_controller.app import adopting
 from swingbus_controller.domain.power.budget import Ledger
 from swingbus_controller.domain.power.budget_events import GrantIssued, GrantKind
 from swingbus_controller.ports.journal import JournalEntry
-from tests.fakes.site import VirtualSite, make_site, settled_site
+from tests.fakes.site import VirtualSite, settled_site
+from tests.fakes.site_files import make_site
 
 RAMP = """
 [protocol.ramp_rate_w_per_s]

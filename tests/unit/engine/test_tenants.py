@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from swingbus_controller.domain.fleet.orders import Mode
 from swingbus_controller.domain.flips.flip import Direction, Phase
-from tests.fakes.site import VirtualSite, make_site, settled_site
+from tests.fakes.site import VirtualSite, settled_site
+from tests.fakes.site_files import make_site
 
 
 def serving(site: VirtualSite) -> int:

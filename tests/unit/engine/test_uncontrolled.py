@@ -9,7 +9,8 @@ import pytest
 from swingbus_controller.domain.fleet.orders import Mode
 from swingbus_controller.domain.power.tree import PowerTree
 from swingbus_controller.domain.site.sitefile import SiteFile
-from tests.fakes.site import HOUSE_W, VirtualSite, make_site, settled_site
+from tests.fakes.site import HOUSE_W, VirtualSite, settled_site
+from tests.fakes.site_files import make_site
 
 U_MAX_W, STEP_W, WINDOW_S = 50_000.0, 3000.0, 120.0
 WINDOW = f'uncontrolled_window_s = {{value = {WINDOW_S}, why = "tests"}}'

@@ -68,6 +68,18 @@ def claim_fixed(tree: Headroom, banks: tuple[BankView, ...]) -> None:
             tree.take(path, bank_claim_w(bank))
 
 
+def standing_room(view: PlanView) -> Headroom:
+    """Return what is left of each feeder beside everything that works where it is, devices in flips counted where they go."""
+    room = Headroom(view.feeders)
+    banks = tuple(sorted(view.banks, key=lambda bank: bank.bank))  # sums must not depend on the order of the view
+    claim_fixed(room, banks)
+    for bank in banks:
+        if bank.availability in PLANNABLE:
+            held_w = sum(h.count * bank.point(h.point).claim_w for h in bank.holdings)
+            room.take(room.path(bank.feeder, bank.bank), held_w)
+    return room
+
+
 @dataclass(slots=True)
 class Outcome:
     """One packing of the fleet and what came of it."""

@@ -23,8 +23,8 @@ from swingbus_controller.domain.planning.outcome import (
     HOLD_SHED,
     Outcome,
     bank_claim_w,
-    claim_fixed,
     rest_point,
+    standing_room,
 )
 from swingbus_controller.domain.planning.packing import EPSILON_W, Group, Headroom
 from swingbus_controller.domain.planning.plan import (
@@ -60,7 +60,7 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
 
     groups = _groups(view, banks, policy, now_s)
     stay = Outcome.run(view, banks, needs, worth, [_frozen(g) for g in groups], now_s)
-    forced = _shed(view, banks, groups, worth)
+    forced = _shed(view, groups, worth)
     barred = {bank.bank: bank.barred_points for bank in banks}
     # Room for more is made beside what is in doubt, if that pays. Who has to go goes for what is known.
     is_free = stay.fits and not any(group.origin.name in barred[group.bank.bank] for group in groups)
@@ -197,16 +197,13 @@ def _frozen(group: Group) -> Group:
     return replace(group, allowed=(group.origin,), placed={})
 
 
-def _shed(view: PlanView, banks: tuple[BankView, ...], groups: list[Group], worth: Worth) -> list[Group]:
+def _shed(view: PlanView, groups: list[Group], worth: Worth) -> list[Group]:
     """Free devices from dwell and pins, as many as a lowered limit needs: mining first, then caps, then stops, firm last.
 
     Where everything fits as it is, nothing is freed. Devices that no dwell holds are counted as shed first, since the packing
     will move them anyway.
     """
-    tree = Headroom(view.feeders)
-    claim_fixed(tree, banks)
-    for group in groups:
-        tree.take(group.path, group.units * group.bank.unit_size * group.origin.claim_w)
+    tree = standing_room(view)
     if min(tree.free_w, default=0.0) >= -EPSILON_W:
         return groups
     freed: dict[int, int] = {}
