@@ -143,12 +143,24 @@ def test_spread_tells_the_worst_and_nothing_of_nothing() -> None:
 
 def test_moments_count_from_the_post_of_the_same_number() -> None:
     """Each group by itself; one more than pods counts from the last, one that never came is left out."""
-    groups = [Group(posted_s={"a": 10.0, "b": 10.4}), Group(posted_s={"c": 20.0})]
+    groups = [Group(began_s=9.9, posted_s={"a": 10.0, "b": 10.4}), Group(began_s=19.9, posted_s={"c": 20.0})]
+    told = [10.3, 10.6, 10.9, None, 20.5]
 
-    spread = since_posted([10.3, 10.6, 10.9, None, 20.5], groups)
+    spread = since_posted([(each, each) for each in told], groups)
 
     assert (spread.count, spread.max_s) == (4, 0.5)
     assert spread.p50_s in (0.3, 0.5)
+
+
+def test_miner_belongs_to_the_group_in_which_it_was_told_to_go() -> None:
+    """One that was told while the first POST was still being answered is that group's; so is one that goes when others come already."""
+    groups = [Group(began_s=9.9, posted_s={"a": 10.0}), Group(began_s=19.9, posted_s={"b": 20.0})]
+
+    spread = since_posted([(19.95, 19.95)], groups)
+    late = since_posted([(10.5, 20.5), (20.1, 21.0)], groups)
+
+    assert spread.max_s == 0.0
+    assert (late.count, late.max_s) == (2, 10.5)
 
 
 def test_process_that_was_started_again_lives(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_name_that_is_no_name_is_refused(name: str) -> None:
 
 
 def test_machine_without_inotify_instances_is_told_what_to_set(tmp_path: Path) -> None:
-    """kube-proxy would end by itself with `too many open files`, long after the start: counted before anything is started."""
+    """kube-proxy would end by itself with `too many open files`, long after the start: counted before. Here few files may be open."""
     ask = (
         "import pathlib, resource, sys\n"
         "from swingbus_sim.cluster.requirements import missing_for_nodes\n"

@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from swingbus_sim.cluster.layout import layout
-from swingbus_sim.cluster.requirements import missing_for_nodes
+from swingbus_sim.cluster.requirements import missing_for_nodes, prepare_for_nodes
 from swingbus_sim.demo.controller import SERVER
 from swingbus_sim.demo_kube.manifests import CUSTOMERS, MINERS
 from tests.cluster.conftest import skip_nodes
@@ -39,6 +39,7 @@ PODS = f"/api/v1/namespaces/{CUSTOMERS}/pods"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(images: Mapping[str, Built], say: Callable[[str], None]) -> AsyncIterator[PodsSite]:
     """Return the site with two servers ready and miners everywhere else."""
+    prepare_for_nodes(say)
     if lacks := missing_for_nodes(layout("tests-pods-site").home):
         skip_nodes("; ".join(lacks))
     # Short, for the sockets in it.

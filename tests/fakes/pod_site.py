@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from swingbus_controller.app.bank_views import BankViews
 from swingbus_controller.app.pod_mover import PodMover
 from swingbus_controller.domain.cluster.facts import Pool, PoolMode
 from swingbus_controller.domain.cluster.state import ClusterState
@@ -236,6 +237,20 @@ class PodSite(VirtualSite):
             count = self._miners_count(bank)
             if count > before[name] and count > self.mining_units(name):
                 self.wrong.append(f"t={now_s:.0f}: {count} miners on {name}, {self.mining_units(name)} granted")
+
+        self._judge_views(now_s)
+
+    def _judge_views(self, now_s: float) -> None:
+        """What the planner is shown of a bank must be what it would be shown if nothing was remembered from earlier plans."""
+        now_unix_s = self.clock.now().timestamp()
+        desk, views, anew = self.engine.desk, self.engine.views, BankViews(self.state)
+        for name, holdings in self.state.holdings.items():
+            shown = desk.bank_view(views.view(name, holdings, now_s, now_unix_s), now_s)
+            right, sight = anew.view(name, holdings, now_s, now_unix_s), desk.sights.get(name)
+            if sight is not None:
+                right = desk.bank_view_anew(right, sight, now_s)
+            if shown != right:
+                self.wrong.append(f"t={now_s:.0f}: an old view of {name} is shown: {shown}, not {right}")
 
     def mining_units(self, bank: str) -> int:
         """Return how many units of a bank shall mine now, open flips counted as they stand."""

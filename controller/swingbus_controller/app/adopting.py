@@ -40,7 +40,10 @@ class Adopting:
         self._refused: dict[str, str] = {}
 
     def adopt(self, reports: Reports, now_s: float, now_unix_s: float) -> None:
-        """Adopt banks that obey our epoch now, place their devices where they are, and grant anew what they hold."""
+        """Adopt banks that obey our epoch now, place their devices where they are, and grant anew what they hold.
+
+        All are adopted before any is granted: a bank that shows our journal to be old keeps the others from being raised.
+        """
         ledger = self._state.ledger
         unheld = [
             (name, bank)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from swingbus_controller.app.cluster_sights import BankSight, see_bank
+from swingbus_controller.app.cluster_sights import BankSight, ViewSource, see_bank
 from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.pod_following import PodFollowing
 from swingbus_controller.app.pod_rooms import PodRooms
@@ -58,17 +58,6 @@ class NodeMoves:
     moves: tuple[PodMove, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Viewed:
-    """What was last shown of a bank where nobody serves, and all that it came from."""
-
-    came_from: BankView
-    sight: BankSight
-    at_most: int
-    parties_in: tuple[Party, ...]
-    shown: BankView
-
-
 class ClusterDesk:
     """Pods of one site."""
 
@@ -104,7 +93,7 @@ class ClusterDesk:
         self._ended_miners: dict[str, list[PodRef]] = {}
         self._rejected: dict[str, frozenset[PodRef]] = {}
         self._looked_s = 0.0
-        self._viewed: dict[str, _Viewed] = {}
+        self._viewed: dict[str, tuple[ViewSource, BankView]] = {}
         self._parties_of: tuple[list[ClusterPod], tuple[Party, ...]] | None = None
         self._unplaced_since: dict[PodRef, float] = {}
         self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
@@ -418,22 +407,27 @@ class ClusterDesk:
         return [flip for flip in kept if flip.pod is None or flip.pod not in stopped]
 
     def bank_view(self, view: BankView, now_s: float) -> BankView:
-        """Return a bank as the planner is to see it, where pods are its workloads."""
+        """Return a bank as the planner is to see it, where pods are its workloads; as last time where nothing has changed."""
         sight = self.sights.get(view.bank)
         if sight is None:
             return view
         if sight.customers() or self._without_place.get(view.bank) is not self._wishes.get(view.bank):
-            return self._view_of(view, sight, now_s)
-        # Nobody here could go: what is left to say is who may come.
-        at_most, parties_in = self.placing.at_most.get(view.bank, 0), self._parties_in(sight)
+            return self.bank_view_anew(view, sight, now_s)
+        # Nobody here is asked to go, so time and budgets change nothing: the same sight and wishes show the same.
+        source = ViewSource(
+            view=view,
+            sight=sight,
+            wishes=self._wishes.get(view.bank),
+            at_most=self.placing.at_most.get(view.bank, 0),
+            parties_in=self._parties_in(sight),
+        )
         known = self._viewed.get(view.bank)
-        is_same = known is not None and known.came_from is view and known.sight is sight
-        if known is None or not is_same or known.at_most != at_most or known.parties_in is not parties_in:
-            shown = self._view_of(view, sight, now_s)
-            known = self._viewed[view.bank] = _Viewed(view, sight, at_most, parties_in, shown)
-        return known.shown
+        if known is None or not known[0].is_same(source):
+            known = self._viewed[view.bank] = (source, self.bank_view_anew(view, sight, now_s))
+        return known[1]
 
-    def _view_of(self, view: BankView, sight: BankSight, now_s: float) -> BankView:
+    def bank_view_anew(self, view: BankView, sight: BankSight, now_s: float) -> BankView:
+        """Return the same, whatever was shown before."""
         pool = sight.pool
         if not sight.may_move or pool is None:
             return replace(
@@ -477,8 +471,8 @@ class ClusterDesk:
         if self._parties_of is None or self._parties_of[0] is not line:
             # Most banks have the same pods in line, in one list (`place_pods`): who they are is said once for all of them.
             parties = tuple(Party(name=pod.ref.token, count=pod.gpu_count) for pod in line)
-            is_same = self._parties_of is not None and self._parties_of[1] == parties
-            self._parties_of = (line, self._parties_of[1] if self._parties_of is not None and is_same else parties)
+            known = () if self._parties_of is None else self._parties_of[1]
+            self._parties_of = (line, known if known == parties else parties)
         return (*uninvited, *self._parties_of[1]) if uninvited else self._parties_of[1]
 
     def _parties_out(self, sight: BankSight, now_s: float) -> tuple[Party, ...]:

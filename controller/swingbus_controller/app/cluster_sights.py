@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from swingbus_controller.domain.cluster.facts import ClusterNode, ClusterPod, PodKey, Pool
-from swingbus_controller.domain.cluster.pod_moves import NodePod, node_pod
+from swingbus_controller.domain.cluster.pod_moves import NodePod, UnitWish, node_pod
 from swingbus_controller.domain.cluster.pool_checks import why_frozen
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.fleet import orders
@@ -22,6 +22,7 @@ from swingbus_controller.domain.flips.pods_seen import (
     tenants_of_units,
     units_of_pods,
 )
+from swingbus_controller.domain.planning.plan import BankView, Party
 from swingbus_controller.domain.planning.points import Mode
 from swingbus_controller.domain.site.sitefile import SiteFile
 
@@ -78,6 +79,22 @@ class BankSight:
     def customers(self) -> tuple[ClusterPod, ...]:
         """Return the pods here that are no miners."""
         return self._customers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewSource:
+    """All that is shown to the planner of a bank where nobody serves comes from this."""
+
+    view: BankView
+    sight: BankSight
+    wishes: list[UnitWish] | None
+    at_most: int
+    parties_in: tuple[Party, ...]
+
+    def is_same(self, other: ViewSource) -> bool:
+        """Tell whether nothing has changed. All but the number are replaced, never changed: the same object says the same."""
+        is_seen_so = self.view is other.view and self.sight is other.sight and self.wishes is other.wishes
+        return is_seen_so and self.at_most == other.at_most and self.parties_in is other.parties_in
 
 
 def see_bank(

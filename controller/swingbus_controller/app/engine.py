@@ -111,7 +111,7 @@ class SiteEngine:
         self._awake_s = clock.boottime_s()
         self._doubted: dict[str, Marker] = {}  # agents that have not shown a marker of after our last standstill
         self._senses = Senses(state, self.recorder, self._accuser)
-        self._views = BankViews(state)
+        self.views = BankViews(state)
         self._changed_banks = state.changed_banks()
         self._over_banks: set[str] = set()  # they need more than they are granted
         self._not_settled: dict[str, NotSettled] = {}
@@ -472,13 +472,13 @@ class SiteEngine:
             for flip in pinned_growth(self.state, now_unix_s):
                 reason = "its bank was pinned before it got its watts"
                 self.flips.cancel(flip, author=PLANNER, reason=reason, now_s=now_s)
-            for flip in overtaken_growth(self.state, self._views, holdings, revision, now_s, now_unix_s):
+            for flip in overtaken_growth(self.state, self.views, holdings, revision, now_s, now_unix_s):
                 reason = "a limit leaves no room for it beside what works already"
                 self.flips.cancel(flip, author=PLANNER, reason=reason, now_s=now_s)
         market = self.desk.market(self._market(now_unix_s))
         self.desk.take_news()
         self.plan, self.admission = make_plan(
-            self.state, self._views, holdings, market, revision, now_s, now_unix_s, in_cluster=self.desk.bank_view
+            self.state, self.views, holdings, market, revision, now_s, now_unix_s, in_cluster=self.desk.bank_view
         )
         if not is_control or not self.state.ledger.i1_holds(now_s):
             return

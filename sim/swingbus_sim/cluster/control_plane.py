@@ -242,7 +242,9 @@ class ControlPlane:
         ]
         policy = self.layout.run / "audit-policy.json"
         policy.write_text(json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}))
-        return (f"--audit-policy-file={policy}", f"--audit-log-path={self.layout.audit_log}")
+        # One file: what was rotated away would be missing from the count.
+        size = "--audit-log-maxsize=10240"
+        return (f"--audit-policy-file={policy}", f"--audit-log-path={self.layout.audit_log}", size)
 
     def _controllers(self) -> Sequence[str]:
         keys = self.keys

@@ -91,18 +91,27 @@ def missing_for_nodes(home: Path) -> tuple[str, ...]:
         lacks.append(
             f"{home} lies under /var or /run, which nodes replace: set SWINGBUS_CLUSTER_HOME to another folder"
         )
-    if (free := free_watchers(_WATCHERS_OF_A_CLUSTER)) < _WATCHERS_OF_A_CLUSTER:
-        lacks.append(
-            f"of {_WATCHERS_OF_A_CLUSTER} inotify instances only {free} are to be had:"
-            f" `sysctl fs.inotify.max_user_instances={_WATCHERS_WANTED}`, or end other clusters"
-        )
+    try:
+        free_count = free_watchers(_WATCHERS_OF_A_CLUSTER)
+    except OSError as error:
+        lacks.append(f"the kernel gives no inotify instance: {error.strerror}")
+    else:
+        if free_count < _WATCHERS_OF_A_CLUSTER:
+            lacks.append(
+                f"of {_WATCHERS_OF_A_CLUSTER} inotify instances only {free_count} are to be had:"
+                f" `sysctl fs.inotify.max_user_instances={_WATCHERS_WANTED}`, `ulimit -n 1024`, or end other clusters"
+            )
     if not lacks:
         lacks.extend(_refused_by_kernel())
     return tuple(lacks)
 
 
 def free_watchers(wanted: int) -> int:
-    """Return how many inotify instances this user can still have, `wanted` at most; tried, since nothing tells how many are taken."""
+    """Return how many inotify instances this process can still have, `wanted` at most; tried, since nothing tells how many are taken.
+
+    Raises:
+        OSError: there are none at all, for another reason than a limit.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     opened: list[int] = []
     try:

@@ -49,12 +49,13 @@ def controller_figures(
     after_s = math.inf if killed_s is None else killed_s
     record = [(at_s, event) for at_s, event in events if at_s > after_s]
     came_up = [number for number, (_, event) in enumerate(record) if event.kind == "controller_came_up"]
-    granted = [at_s for at_s, event in record[came_up[0] :] if event.kind == "grant_issued"] if came_up else []
+    # The last: a kubelet that was quicker than the deletion would have started the killed container once more.
+    granted = [at_s for at_s, event in record[came_up[-1] :] if event.kind == "grant_issued"] if came_up else []
     told = (datetime.fromisoformat(each["timestamp"]).timestamp() - unix_at_zero for each in leases)
     held = [at_s for at_s in told if at_s > after_s]
     return {
         "controller_pods": [{"pod": name, "uid": uid} for name, uid in lives],
-        "controller_epoch": int(record[came_up[0]][1].facts["epoch"]) if came_up else None,
+        "controller_epoch": int(record[came_up[-1]][1].facts["epoch"]) if came_up else None,
         "controller_back_s": round(max(granted[0], held[0]) - after_s, 1) if granted and held else None,
     }
 

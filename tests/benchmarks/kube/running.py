@@ -6,7 +6,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,9 @@ _AT_REST_S = 20.0  # a meter has shown the last miner's watts: a site that has j
 
 @dataclass(slots=True, kw_only=True)
 class Group:
-    """Pods that came together: when each POST was accepted, by uid."""
+    """Pods that came together: when each POST was accepted, by uid, and when the first was sent."""
 
+    began_s: float
     posted_s: dict[str, float]
 
     @property
@@ -119,9 +120,9 @@ def _measure(
         bound=Spread.of(list(bound.values())),
         running=Spread.of(_running(groups, processes)),
         all_bound_s=tuple(_all_bound(group, bound) for group in groups),
-        victim_told=since_posted([seen.ending_s for seen, _ in victims], groups),
-        victim_gone=since_posted([seen.gone_s for seen, _ in victims], groups),
-        victim_released=since_posted([process.ended_s for _, process in victims], groups),
+        victim_told=since_posted([(seen.ending_s, seen.ending_s) for seen, _ in victims], groups),
+        victim_gone=since_posted([(seen.ending_s, seen.gone_s) for seen, _ in victims], groups),
+        victim_released=since_posted([(seen.ending_s, process.ended_s) for seen, process in victims], groups),
         unbound=len(uids) - len(bound),
         killed=len(victims),
         killed_in_dwell=sum(_ran_s(seen, process) < row.dwell_s for seen, process in victims),
@@ -144,8 +145,9 @@ def _arrive(contender: Contender, stage: Stage, number: int) -> Group:
         posted[made["metadata"]["uid"]] = now_s()
 
     stage.writer.warm()
+    began_s = now_s()
     stage.writer.each(post, [f"serve-{number:03}-{index:03}" for index in range(stage.row.arrivals)])
-    return Group(posted_s=posted)
+    return Group(began_s=began_s, posted_s=posted)
 
 
 def _sleep_until(at_s: float) -> None:
@@ -204,18 +206,24 @@ def _ran_s(seen: Seen, process: Process) -> float:
     return seen.ending_s - process.started_s
 
 
-def since_posted(moments: list[float | None], groups: list[Group]) -> Spread:
+def since_posted(moments: Sequence[tuple[float | None, float | None]], groups: Sequence[Group]) -> Spread:
     """Return how long after its POST each moment came: the first of a group after the group's first POST, the second after the second.
 
     Nobody says for whom a miner had to go, so they are matched in order; what has not happened is left out. Of more moments than pods
     the rest count from the last POST.
+
+    Args:
+        moments: when a miner was told to go, by which it belongs to a group, and the moment that is asked for.
     """
-    came = sorted(moment for moment in moments if moment is not None)
     took: list[float] = []
     for group, following in zip(groups, [*groups[1:], None], strict=True):
-        until_s = float("inf") if following is None else following.first_s
+        until_s = float("inf") if following is None else following.began_s
         posted = sorted(group.posted_s.values())
-        own = [moment for moment in came if group.first_s <= moment < until_s]
-        # A miner that is told to go before its pod's POST was answered took no time.
+        own = sorted(
+            moment
+            for told_s, moment in moments
+            if told_s is not None and moment is not None and group.began_s <= told_s < until_s
+        )
+        # A POST is accepted before it is answered: who was told to go in between was told at once.
         took += [max(0.0, moment - posted[min(at, len(posted) - 1)]) for at, moment in enumerate(own)]
     return Spread.of(took)

@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from swingbus_sim.cluster.layout import layout
-from swingbus_sim.cluster.requirements import missing_for_nodes
+from swingbus_sim.cluster.requirements import missing_for_nodes, prepare_for_nodes
 from tests.cluster.conftest import skip_nodes
 from tests.cluster.kills.flows import FLOWS, ByEviction, ByScaleDown, Flow, ToInference
 from tests.cluster.kills.site import AWAY_S, NAME, Ending, KillSite
@@ -79,6 +79,7 @@ def cases() -> list[Any]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(images: Mapping[str, Built], say: Callable[[str], None]) -> AsyncIterator[KillSite]:
     """Return the site, all of it mining."""
+    prepare_for_nodes(say)
     if lacks := missing_for_nodes(layout(NAME).home):
         skip_nodes("; ".join(lacks))
     # Short, for the sockets in it.

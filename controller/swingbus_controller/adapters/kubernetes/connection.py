@@ -30,8 +30,6 @@ from swingbus_controller.adapters.kubernetes.answers import (
 from swingbus_controller.adapters.kubernetes.resources import JSON, ApiCall
 
 _REFUSED = 401
-# An API server closes connections that were idle for 90 s, load balancers some earlier: ours go before.
-_KEPT_ALIVE_S = 45.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +44,6 @@ class ConnectionSettings:
     connect_timeout_s: float = 5.0
     answer_bytes_at_most: int = 64 * 1024 * 1024
     user_agent: str = "swingbus-controller"
-
-
-class _KeptAlive(RESTClientObject):  # type: ignore[misc]  # the client brings no types
-    """The client's transport, whose connections stay for the next burst of calls: a handshake costs more than most calls do."""
-
-    def _create_connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, keepalive_timeout=_KEPT_ALIVE_S)
 
 
 class _Redirected(Exception):
@@ -74,7 +65,7 @@ class ApiConnection:
         configuration.client_session_kwargs = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
         configuration.retries = None
         try:
-            self._rest = _KeptAlive(configuration)
+            self._rest = RESTClientObject(configuration)
         except (ssl.SSLError, OSError, ValueError) as error:
             raise InvalidInput(
                 f"the certificates for {self._host} cannot be read ({type(error).__name__}); "

@@ -1,8 +1,8 @@
 """When waiting pods are worth a plan of their own: the first at once, those that come right after it together.
 
 A deployment's pods come one after the other, and a plan for each would keep the site from everything else. A reducer with time passed in;
-knows nothing of pods but what they add up to. Invariants: news are planned for, `GATHER_S` after they began at the latest; nothing is
-planned for twice.
+knows nothing of pods but what they add up to. Invariants: a plan for news is due `GATHER_S` after they began at the latest; the same
+news make one plan due.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ class Gathering:
     """What is wanted, what was planned for, and since when the two differ.
 
     Attributes:
-        changed_s: when there were other news than a look before, for the last time.
+        looked_s: the last look.
+        changed_s: the last look with other news than the one before it.
         unplanned_since_s: the last look at which nothing was new, or a plan was made for what was.
-        is_first: whether the last news came after a silence.
-        is_changing: whether the last look showed other news than the one before.
+        is_first, is_changing: of the last look with news: whether they came after a silence, and whether they were others than a look
+            before.
     """
 
     wanted: Wanted = Wanted()
@@ -52,7 +53,7 @@ class Gathering:
     def look(self, wanted: Wanted, now_s: float) -> Gathering:
         """Take in what is wanted now."""
         if wanted.is_within(self.planned_for):
-            # What a plan has brought about is no news, nor worth another one before its time.
+            # What a plan has brought about is no news, nor is a bank that closes to who still waits: the next plan in turn will see to it.
             return replace(
                 self, wanted=wanted, planned_for=wanted, looked_s=now_s, unplanned_since_s=now_s, is_changing=False
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from swingbus_controller.domain.planning.packing import EPSILON_W, Demand, Group, Headroom, Packer
@@ -92,7 +92,7 @@ class Outcome:
     demand: dict[str, Demand]
     packer: Packer
     now_s: float
-    _targets: tuple[BankTarget, ...] | None = None
+    _targets: tuple[BankTarget, ...] | None = field(init=False, default=None, repr=False, compare=False)
 
     @classmethod
     def run(
