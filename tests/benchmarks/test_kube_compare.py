@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from swingbus.faults import NotFound, OverBudget
-from swingbus_sim.cluster.layout import layout
-from swingbus_sim.cluster.tools import CONTROL, ensure_tools
 from swingbus_sim.kwok_site.measures import Totals
 from swingbus_sim.kwok_site.plan import SitePlan
 from tests.benchmarks.kube.__main__ import parser, rows_of
 from tests.benchmarks.kube.contenders import PriorityClassContender, share_limits_w
+from tests.benchmarks.kube.needs import need_control_plane
 from tests.benchmarks.kube.ours import Swingbus
 from tests.benchmarks.kube.report import table, write_report
 from tests.benchmarks.kube.rows import Result, Row, Spread, Used
@@ -194,12 +191,7 @@ def test_matrix_is_the_product_and_only_single_arrivals_repeat() -> None:
 @pytest.mark.timeout(2400)
 def test_row_of_ci_ours_beside_tuned_priority_class() -> None:
     """50 nodes at 90 %, 8 pods at once, both on fresh control planes: all are served, nothing is over the limit, everything is counted."""
-    try:
-        ensure_tools(layout("bench-kube").tools, (CONTROL,), say=print)
-    except (NotFound, OverBudget) as lack:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"a real control plane: {lack}")
+    need_control_plane()
     row = Row(node_count=50, arrivals=8, limit_ratio=0.9, hold_s=10.0, refill_s=10.0, dwell_s=5.0)
 
     ours, tuned = (run_row(contender, row, print) for contender in (Swingbus(), PriorityClassContender("tuned")))

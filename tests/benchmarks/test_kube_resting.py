@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from swingbus.faults import NotFound, OverBudget
-from swingbus_sim.cluster.layout import layout
-from swingbus_sim.cluster.tools import CONTROL, ensure_tools
+from tests.benchmarks.kube.needs import need_control_plane
 from tests.benchmarks.kube.resting import Asked, Rest, measure_rest, read_audit
 from tests.benchmarks.kube.rows import Row, Used
 
@@ -96,12 +93,7 @@ def test_aims_of_a_site_at_rest() -> None:
 @pytest.mark.timeout(600)
 def test_small_site_at_rest_writes_nothing_but_its_lease() -> None:
     """5 nodes full of miners for 20 s, by the API server's own log."""
-    try:
-        ensure_tools(layout("bench-kube").tools, (CONTROL,), say=print)
-    except (NotFound, OverBudget) as lack:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"a real control plane: {lack}")
+    need_control_plane()
 
     seen = measure_rest(Row(node_count=5, arrivals=0, limit_ratio=1.0), 20.0, print, settle_s=0.0)
 

@@ -26,7 +26,6 @@ from tests.benchmarks.kube.ours import ACCOUNT, SYSTEM, Swingbus
 from tests.benchmarks.kube.rows import Row, Used
 from tests.benchmarks.kube.running import fill, run_folder
 from tests.benchmarks.kube.verdicts import Verdict
-from tests.benchmarks.kube.witness import Witness
 from tests.benchmarks.settings import Settings
 
 USER = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
@@ -129,7 +128,7 @@ def measure_rest(
     began_s = time.monotonic()
     ours = Swingbus()
     with run_folder(keep) as folder, fresh_cluster(say, audited_users=(USER,)) as cluster:
-        writer, witness = Writer(cluster), Witness(cluster)
+        writer = Writer(cluster)
         try:
             add_nodes(cluster, writer, row.plan, ours.node_labels(row.plan))
             stage = Stage(cluster=cluster, writer=writer, folder=folder, row=row)
@@ -144,7 +143,6 @@ def measure_rest(
                 with cluster.layout.audit_log.open(encoding="utf-8") as log:
                     asked = read_audit(log, from_s, to_s)
         finally:
-            witness.close()
             writer.close()
     return Rest(
         node_count=row.node_count,
