@@ -368,6 +368,11 @@ class ClusterDesk:
         """Tell whether other pods want a place than when `take_news` was called last, and no more of them are just coming."""
         return self._gathering.is_due
 
+    @property
+    def is_gathering(self) -> bool:
+        """Tell whether the first of several pods may have come a moment ago."""
+        return self._gathering.is_young
+
     def take_news(self) -> None:
         """Note that a plan is made for who is there now."""
         self._gathering = self._gathering.planned()

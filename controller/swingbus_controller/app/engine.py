@@ -72,7 +72,6 @@ TICK_S = 0.25
 SHORTEST_REST_S, LONGEST_REST_S = 0.04, 0.4
 ROUNDS_REMEMBERED = 5  # one that is long (a plan was made) is not yet a busy site
 PLAN_PERIOD_S = 5.0
-NEWS_PLAN_S = 0.25
 # A grant that covers a reading leaves this much for the next one.
 COVER_RATIO = 1.02
 TOLERANCE_W = 1.0
@@ -308,7 +307,8 @@ class SiteEngine:
             # that is not too long: else reports would wait behind rounds, and what is decided would be decided from old ones.
             took_s = min(LONGEST_REST_S, self._clock.boottime_s() - began_s)
             round_s += (took_s - round_s) / ROUNDS_REMEMBERED
-            await asyncio.sleep(min(LONGEST_REST_S, max(SHORTEST_REST_S, 2.0 * round_s)))
+            rest_s = min(LONGEST_REST_S, max(SHORTEST_REST_S, 2.0 * round_s))
+            await asyncio.sleep(SHORTEST_REST_S if self.desk.is_gathering else rest_s)
 
     def tick(self, now_s: float, now_unix_s: float) -> None:
         """Decide once. Raises WrongState (FENCED) once a newer controller runs the site."""
@@ -324,8 +324,8 @@ class SiteEngine:
             self.flips.tick(now_s)
             self._curtail(now_s, now_unix_s)
         # Who waits for a place shall not wait for the period too.
-        period_s = min(self._plan_period_s, NEWS_PLAN_S) if self.desk.has_news else self._plan_period_s
-        if self.state.authority is not Authority.OBSERVE and now_s - self._planned_s >= period_s:
+        is_due = self.desk.has_news or now_s - self._planned_s >= self._plan_period_s
+        if self.state.authority is not Authority.OBSERVE and is_due:
             self._plan(now_s, now_unix_s)
         if self.state.authority is Authority.CONTROL:
             self.book.refresh()

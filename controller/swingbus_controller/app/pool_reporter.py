@@ -43,6 +43,8 @@ LOOK_SHARE, LOOK_LATEST_S = 0.02, 5.0
 WORDS_EVERY_S = 15.0
 _AGAIN_S = 60.0
 _PAUSE_BASE_S, _PAUSE_LONGEST_S = 1.0, 60.0
+# Events would share the connections and the time of calls that somebody waits for: they come after a burst, or so late.
+_AFTER_MOVES_S, _TOLD_LATEST_S = 0.5, 3.0
 MOST_STORIES = 1000
 _REMEMBERED_STORIES = 5000
 # How Kubernetes calls what the Eviction API does, for us as for everybody.
@@ -87,6 +89,7 @@ class PoolReporter:
         self._stories: deque[Story] = deque()
         self._told: dict[tuple[str, str, str], None] = {}
         self._has_stories = asyncio.Event()
+        self._moved_s = float("-inf")
         self._dropped_count = 0
         self._evicted: set[PodRef] = set()
         self._began_s = clock.boottime_s()
@@ -108,6 +111,7 @@ class PoolReporter:
     async def take_move(self, sight: BankSight, move: PodMove, outcome: CallOutcome) -> None:
         """Hear what became of a call of the mover."""
         now_s, bank = self._clock.boottime_s(), sight.model.name
+        self._moved_s = now_s
         if isinstance(move, EvictPod) and outcome.answer is CallAnswer.TAKEN:
             self._evicted.add(move.pod)
         if isinstance(move, EvictPod) and self._gauges is not None:
@@ -255,21 +259,34 @@ class PoolReporter:
     async def _tell_for_ever(self) -> None:
         while True:
             await self._has_stories.wait()
-            self._has_stories.clear()
-            await self.tell_waiting()
+            await self._let_moves_go_first()
+            await self._tell_next()
+
+    async def _let_moves_go_first(self) -> None:
+        latest_s = (
+            self._stories[0].at_unix_s + _TOLD_LATEST_S - self._clock.now().timestamp() + self._clock.boottime_s()
+        )
+        while (wait_s := min(self._moved_s + _AFTER_MOVES_S, latest_s) - self._clock.boottime_s()) > 0:
+            await self._clock.sleep(wait_s)
 
     async def tell_waiting(self) -> None:
         """Tell every event that waits."""
         while self._stories:
-            story = self._stories.popleft()
-            try:
-                await self._cluster.calls.tell(story)
-            except WrongState:
-                self._stories.clear()  # the permit is gone, and what happened is not ours to tell any more
-            except SwingbusError as fault:
-                log.warning("event_not_told", subject=str(story.about), reason=story.reason, message=str(fault))
-                if asked_s := float(fault.metadata.get("retry_after_s", "0")):
-                    await self._clock.sleep(min(_PAUSE_LONGEST_S, asked_s))
+            await self._tell_next()
+
+    async def _tell_next(self) -> None:
+        story = self._stories.popleft()
+        try:
+            await self._cluster.calls.tell(story)
+        except WrongState:
+            self._stories.clear()  # the permit is gone, and what happened is not ours to tell any more
+        except SwingbusError as fault:
+            log.warning("event_not_told", subject=str(story.about), reason=story.reason, message=str(fault))
+            if asked_s := float(fault.metadata.get("retry_after_s", "0")):
+                await self._clock.sleep(min(_PAUSE_LONGEST_S, asked_s))
+        if self._stories:
+            return
+        self._has_stories.clear()
         if self._dropped_count:
             log.warning("events_were_dropped", count=self._dropped_count)
             self._dropped_count = 0

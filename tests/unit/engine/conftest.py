@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.pod_site import PodSite, settled_pod_site
+from tests.fakes.reported_site import ReportedSite, settled_reported_site
 
 
 @pytest.fixture
@@ -17,6 +18,20 @@ def pod_site() -> Iterator[Callable[..., PodSite]]:
 
     def make(*args: Any, **options: Any) -> PodSite:
         made.append(settled_pod_site(*args, **options))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.close()
+
+
+@pytest.fixture
+def settled() -> Iterator[Callable[..., ReportedSite]]:
+    """Return what makes sites that tell their cluster how they are and have come to rest."""
+    made: list[ReportedSite] = []
+
+    def make(**options: Any) -> ReportedSite:
+        made.append(settled_reported_site(**options))
         return made[-1]
 
     yield make

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from swingbus.faults import OverBudget, Unreachable, WrongState
-from swingbus_controller.app.pool_reporter import MOST_STORIES, WORDS_EVERY_S, PoolReporter
+from swingbus.faults import OverBudget, Unreachable
+from swingbus_controller.app.pool_reporter import WORDS_EVERY_S
 from swingbus_controller.app.pool_seeing import PoolMemory, see_pools
 from swingbus_controller.domain.cluster.facts import PodRef, PoolMode
 from swingbus_controller.domain.cluster.pool_facts import Bar
-from swingbus_controller.domain.cluster.pool_words import GpuCounts, PoolWords, Story, Truth
+from swingbus_controller.domain.cluster.pool_words import GpuCounts, PoolWords, Truth
 from swingbus_controller.domain.flips.flip import Phase
 from swingbus_controller.domain.flips.no_more import PlanReasons
 from swingbus_controller.domain.planning.plan import Authority, Shortfall
 from swingbus_controller.ports.cluster import CallAnswer, CallOutcome
 from tests.fakes.pod_site import POOL
-from tests.fakes.reported_site import ReportedSite, settled_reported_site
-from tests.fakes.site import VirtualSite
+from tests.fakes.reported_site import ReportedSite
 
 Settled = Callable[..., ReportedSite]
-
-
-@pytest.fixture
-def settled() -> Iterator[Settled]:
-    """Return what makes sites that have come to rest, closed at the end."""
-    made: list[ReportedSite] = []
-
-    def make(**options: Any) -> ReportedSite:
-        made.append(settled_reported_site(**options))
-        return made[-1]
-
-    yield make
-    for site in made:
-        site.close()
 
 
 def told(site: ReportedSite, kind: str) -> tuple[str, str]:
@@ -405,84 +389,6 @@ def test_words_alone_are_written_seldom(settled: Settled) -> None:
         desk.sights["gpu1/gpus"] = replace(desk.sights["gpu1/gpus"], frozen=f"Test: {second} seconds")
         site.step()
     assert site.writes_count() - before == 1 + 60 / WORDS_EVERY_S
-
-
-def test_event_that_fails_is_dropped_and_the_next_is_told(settled: Settled) -> None:
-    """Nothing waits for an event; without a permit none is told at all."""
-    site = settled()
-    failing: list[Exception] = [Unreachable("away")]
-
-    async def tell(story: Story) -> CallOutcome:
-        if failing:
-            raise failing.pop()
-        site.cluster.stories.append(story)
-        return CallOutcome(answer=CallAnswer.TAKEN)
-
-    site.cluster.tell = tell  # type: ignore[method-assign]
-    site.cluster.stories.clear()
-    reporter = _reporter_with(site, 3)
-    site._loop.run_until_complete(reporter.tell_waiting())
-    assert [story.about for story in site.cluster.stories] == ["n1", "n2"]
-    failing.append(WrongState("no permit"))
-    reporter = _reporter_with(site, 3)
-    site._loop.run_until_complete(reporter.tell_waiting())
-    assert len(site.cluster.stories) == 2
-
-
-def test_events_that_wait_are_bounded(settled: Settled) -> None:
-    """A burst loses its last ones; told is how many, in the log."""
-    site = settled()
-    site.cluster.stories.clear()
-    reporter = _reporter_with(site, MOST_STORIES + 50)
-    site._loop.run_until_complete(reporter.tell_waiting())
-    assert len(site.cluster.stories) == MOST_STORIES
-
-
-def test_loop_looks_once_a_second_and_tells_beside_it(settled: Settled) -> None:
-    """Events do not wait for the next look, nor looks for events."""
-    site = settled()
-    site.cluster.stories.clear()
-    slept_s: list[float] = []
-
-    class Stop(Exception):
-        pass
-
-    class Steps:
-        """The site's clock, whose time passes when somebody sleeps."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(site.clock, name)
-
-        async def sleep(self, span_s: float) -> None:
-            slept_s.append(span_s)
-            site.cluster.step()
-            VirtualSite.step(site)
-            await asyncio.sleep(0)
-            if len(slept_s) > 4:
-                raise Stop
-
-    clock: Any = Steps()
-    reporter = PoolReporter(engine=site.engine, cluster=site.cluster, clock=clock)
-    _queue_stories(reporter, 3)
-    before = site.writes_count()
-    with pytest.raises(ExceptionGroup) as ended:
-        site._loop.run_until_complete(reporter.run())
-    assert ended.group_contains(Stop)
-    assert slept_s == [1.0] * 5
-    assert site.writes_count() == before + 1, "a reporter that comes up offers its words once"
-    assert [story.about for story in site.cluster.stories] == ["n0", "n1", "n2"]
-
-
-def _reporter_with(site: ReportedSite, count: int) -> PoolReporter:
-    reporter = PoolReporter(engine=site.engine, cluster=site.cluster, clock=site.clock)
-    _queue_stories(reporter, count)
-    return reporter
-
-
-def _queue_stories(reporter: PoolReporter, count: int) -> None:
-    told = {"kind": "Node", "flip": "f", "reason": "R", "action": "A", "text": "t", "at_unix_s": 1.0}
-    for number in range(count):
-        reporter._queue(Story(about=f"n{number}", uid=f"u{number}", **told))  # type: ignore[arg-type]
 
 
 def test_pool_of_another_site_is_left_alone(settled: Settled) -> None:

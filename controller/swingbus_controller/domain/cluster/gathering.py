@@ -38,8 +38,8 @@ class Gathering:
         looked_s: the last look.
         changed_s: the last look with other news than the one before it.
         unplanned_since_s: the last look at which nothing was new, or a plan was made for what was.
-        is_first, is_changing: of the last look with news: whether they came after a silence, and whether they were others than a look
-            before.
+        began_s: the last look at which news came after a silence.
+        is_changing: whether the last look's news were others than those of a look before.
     """
 
     wanted: Wanted = Wanted()
@@ -47,7 +47,7 @@ class Gathering:
     looked_s: float = float("-inf")
     changed_s: float = float("-inf")
     unplanned_since_s: float = float("-inf")
-    is_first: bool = False
+    began_s: float = float("-inf")
     is_changing: bool = False
 
     def look(self, wanted: Wanted, now_s: float) -> Gathering:
@@ -63,15 +63,21 @@ class Gathering:
             wanted=wanted,
             looked_s=now_s,
             changed_s=now_s if is_changing else self.changed_s,
-            is_first=is_changing and now_s - self.changed_s >= QUIET_S,
+            began_s=now_s if is_changing and now_s - self.changed_s >= QUIET_S else self.began_s,
             is_changing=is_changing,
         )
 
     @property
     def is_due(self) -> bool:
         """Tell whether a plan is due for what is wanted."""
+        is_first = self.looked_s == self.began_s
         has_waited = self.looked_s - self.unplanned_since_s >= GATHER_S
-        return self.wanted != self.planned_for and (self.is_first or not self.is_changing or has_waited)
+        return self.wanted != self.planned_for and (is_first or not self.is_changing or has_waited)
+
+    @property
+    def is_young(self) -> bool:
+        """Tell whether the first came a moment ago: those that come right after it are looked for more often, this long and no longer."""
+        return self.looked_s - self.began_s < GATHER_S
 
     def planned(self) -> Gathering:
         """Note that a plan is made for what is wanted now."""
