@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from swingbus.faults import InvalidInput
 from swingbus_sim.kwok_site.measures import Totals
 from swingbus_sim.kwok_site.plan import SitePlan
+from tests.benchmarks.kube import __main__ as main_module
 from tests.benchmarks.kube.__main__ import parser, rows_of
-from tests.benchmarks.kube.contenders import PriorityClassContender, share_limits_w
+from tests.benchmarks.kube.contenders import Contender, PriorityClassContender, share_limits_w
 from tests.benchmarks.kube.needs import need_control_plane
 from tests.benchmarks.kube.ours import Swingbus
-from tests.benchmarks.kube.report import table, write_report
+from tests.benchmarks.kube.report import read_report, table, write_report
 from tests.benchmarks.kube.rows import Result, Row, Spread, Used
 from tests.benchmarks.kube.running import Group, run_row, since_posted
 from tests.benchmarks.kube.verdicts import BURST_S, OURS, verdicts, winners
@@ -122,13 +125,50 @@ def test_seconds_have_a_bar_only_where_watts_are_free() -> None:
 def test_report_holds_every_result_with_its_aims(tmp_path: Path) -> None:
     """Machines read the same as people."""
     path = tmp_path / "a" / "report.json"
-    write_report(path, [result(OURS), result("a PriorityClass")], {"cores": 2})
+    write_report(path, [result(OURS), result("a PriorityClass")], [{"cores": 2}])
 
     told = json.loads(path.read_text())
 
     assert [r["contender"] for r in told["results"]] == [OURS, "a PriorityClass"]
     assert told["results"][0]["aims"] and not told["results"][1]["aims"]
     assert told["results"][0]["bound"]["count"] == 8
+    assert read_report(path) == ([result(OURS), result("a PriorityClass")], [{"cores": 2}])
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", '{"results": [{}], "sittings": []}'])
+def test_report_that_cannot_be_gone_on_with_is_refused(tmp_path: Path, text: str | None) -> None:
+    """None there, not JSON, another version: said before anything is run."""
+    path = tmp_path / "report.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InvalidInput, match=r"report.json: .*run without --resume"):
+        read_report(path)
+
+
+def test_runs_of_the_report_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sittings make one report, in the order of one; what is left is said."""
+    ran: list[str] = []
+
+    def run_row(contender: Contender, row: Row, *_: object, **__: object) -> Result:
+        ran.append(f"{row.arrivals} {contender.name}")
+        return replace(result(contender.name), row=row)
+
+    monkeypatch.setattr(main_module, "run_row", run_row)
+    path = tmp_path / "report.json"
+    line = ["kube", "--arrivals", "1", "8", "--contenders", "ours", "plain", "tuned", "--out", str(path)]
+    monkeypatch.setattr(sys, "argv", line)
+    main_module.main()
+    at_once = list(ran)
+    assert len(set(at_once)) == 6
+    ran.clear()
+    monkeypatch.setattr(sys, "argv", [*line, "--at-most", "4"])
+    main_module.main()
+    monkeypatch.setattr(sys, "argv", [*line, "--resume"])
+    main_module.main()
+    assert ran == at_once
+    results, sittings = read_report(path)
+    assert [f"{each.row.arrivals} {each.contender}" for each in results] == at_once
+    assert len(sittings) == 2
 
 
 def test_spread_tells_the_worst_and_nothing_of_nothing() -> None:

@@ -9,12 +9,13 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.kube.contenders import Contender, PriorityClassContender
 from tests.benchmarks.kube.ours import Swingbus
-from tests.benchmarks.kube.report import table, write_report
-from tests.benchmarks.kube.rows import Result, Row
+from tests.benchmarks.kube.report import read_report, table, write_report
+from tests.benchmarks.kube.rows import Row
 from tests.benchmarks.kube.running import run_row
 from tests.benchmarks.kube.verdicts import OURS
 from tests.benchmarks.settings import Settings
@@ -58,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--seeds", type=int, nargs="+", default=[1])
     top.add_argument("--contenders", nargs="+", choices=sorted(CONTENDERS), default=["ours", "tuned"])
     top.add_argument("--out", type=Path, default=REPORT)
+    top.add_argument("--resume", action="store_true", help="keep what is in the report, and run only what it lacks")
+    top.add_argument("--at-most", type=int, default=None, help="so many runs now; the others with --resume")
     top.add_argument("--keep", type=Path, default=None, help="a folder for logs, journals and samples of every run")
     return top
 
@@ -68,25 +71,37 @@ def main() -> int:
     # Told to end, it ends what it has started: nodes, controller and cluster are processes of their own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = Settings()
-    results: list[Result] = []
-    facts: dict[str, object] = {
+    sitting: dict[str, object] = {
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "load_1m_at_start": os.getloadavg()[0],
     }
-    for number, row in enumerate(rows_of(options)):
-        chosen = list(options.contenders)
-        random.Random(row.seed * 1000 + number).shuffle(chosen)
-        for kind in chosen:
-            settings.say(f"{row.title}: {CONTENDERS[kind].name}")
-            keep = None if options.keep is None else options.keep / f"{number:02}-{kind}"
-            results.append(run_row(CONTENDERS[kind], row, settings.say, keep=keep))
-            write_report(options.out, results, facts)
+    results, sittings = read_report(options.out) if options.resume else ([], [])
+    known = {(result.row.title, result.row.seed, result.contender) for result in results}
+    left = [
+        (number, row, kind)
+        for number, row in enumerate(rows_of(options))
+        for kind in _in_some_order(options.contenders, row.seed * 1000 + number)
+        if (row.title, row.seed, CONTENDERS[kind].name) not in known
+    ]
+    for number, row, kind in left[: options.at_most]:
+        settings.say(f"{row.title}: {CONTENDERS[kind].name}")
+        keep = None if options.keep is None else options.keep / f"{number:02}-{kind}"
+        results.append(run_row(CONTENDERS[kind], row, settings.say, keep=keep))
+        write_report(options.out, results, [*sittings, sitting])
     print(table(results))
     print(f"report: {options.out}")
+    if options.at_most is not None and len(left) > options.at_most:
+        print(f"{len(left) - options.at_most} runs are left: the same with --resume")
     # Seconds depend on the machine and are told; watts over a limit are wrong anywhere.
     return 1 if any(r.contender == OURS and r.totals.over_limit_ws > 0.0 for r in results) else 0
+
+
+def _in_some_order(kinds: Sequence[str], seed: int) -> list[str]:
+    shuffled = list(kinds)
+    random.Random(seed).shuffle(shuffled)
+    return shuffled
 
 
 if __name__ == "__main__":

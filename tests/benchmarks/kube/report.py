@@ -8,6 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from swingbus.faults import InvalidInput
 from tests.benchmarks.kube.rows import Result
 from tests.benchmarks.kube.verdicts import sentences, verdicts
 
@@ -38,12 +41,24 @@ COLUMNS = (
 )
 
 
-def write_report(path: Path, results: Sequence[Result], facts: dict[str, object]) -> None:
-    """Write all results."""
+def write_report(path: Path, results: Sequence[Result], sittings: Sequence[dict[str, object]]) -> None:
+    """Write all results. `sittings`: when and where they were measured."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        json.dumps({"facts": facts, "results": [_record(r) for r in results]}, indent=1) + "\n", encoding="utf-8"
+        json.dumps({"sittings": list(sittings), "results": [_record(r) for r in results]}, indent=1) + "\n",
+        encoding="utf-8",
     )
+
+
+def read_report(path: Path) -> tuple[list[Result], list[dict[str, object]]]:
+    """Return results and sittings of a report. Raises InvalidInput where there is none, or one of another version."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return [msgspec.convert(each, Result) for each in report["results"]], report["sittings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"cannot go on with the report {path}: {type(error).__name__}: {error}; run without --resume"
+        ) from error
 
 
 def _record(result: Result) -> dict[str, Any]:
