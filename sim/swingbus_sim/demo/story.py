@@ -225,8 +225,7 @@ class Story:
         scenario = ["--shift", str(run.shift), *(["--data", str(run.data)] if run.data else [])]
         if self._pin_before_end_s is not None:
             # It is told to end when the last flip is over; by itself only where nobody is left to tell it.
-            lasts_s = run.scenario.duration_s + longest_flip_s() + _SIM_OUTLIVES_S
-            scenario += ["--for", f"{lasts_s:g}"]
+            scenario += ["--for", f"{run.scenario.duration_s + longest_flip_s() + _SIM_OUTLIVES_S:g}"]
         (run.folder / "sim").mkdir()
         run.processes.start(
             "sim",

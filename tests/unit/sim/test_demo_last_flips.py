@@ -18,9 +18,7 @@ END_S = 322.0
 LONGEST_S = 200.0
 
 
-def flip(
-    deadline_s: float, phase: capacity_pb2.FlipPhase.ValueType = capacity_pb2.FLIP_PHASE_SETTLING
-) -> capacity_pb2.Flip:
+def flip(deadline_s: float, phase: capacity_pb2.FlipPhase = capacity_pb2.FLIP_PHASE_SETTLING) -> capacity_pb2.Flip:
     """Return a shed that is open, as the API tells it."""
     made = capacity_pb2.Flip(
         bank="sites/demo/agents/c1-edge/banks/asics", device_count=2, from_point="mine", to_point="standby", phase=phase

@@ -1,4 +1,4 @@
-"""What the demo's report reads off an agent's own disk."""
+"""What the demo's report reads off an agent's own disk, and which seconds its means leave out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from swingbus_agent.adapters.spool import SqliteSpool
 from swingbus_agent.codec import ProtoRoundCodec
 from swingbus_agent.domain.readings import Inventory, Round
 from swingbus_agent.domain.spool_policy import Acknowledged, Bounds
-from swingbus_sim.demo.report import spool_facts
+from swingbus_sim.demo.report import mean_outside, quiet_spans, spool_facts
+from swingbus_sim.scenario_file import load_scenario
 
 INVENTORY = Inventory(
     version="1", hostname="h", banks=(), meters=(), host_fields=(), unsupported=(), writes_enabled=False
 )
+
+
+def test_what_comes_after_the_story_is_in_no_mean() -> None:
+    """However long the last flips took; second 100 of this story is a quiet one."""
+    scenario = load_scenario("demo")
+    values = [(100.0, 0.98), (scenario.duration_s + 1.0, 0.5), (scenario.duration_s + 400.0, 0.5)]
+    assert mean_outside(values, quiet_spans(scenario)) == 0.98
 
 
 async def test_numbers_inside_a_mean_that_is_still_held_are_not_acknowledged(tmp_path: Path) -> None:
