@@ -15,7 +15,7 @@ import grpc
 from swingbus.capacity.v1alpha import capacity_pb2
 from swingbus_sim.demo.watcher import bank_words
 
-LATE_S = 5.0  # some rounds: a controller sees once in a round whose deadline has passed
+LATE_S = 10.0  # a few rounds, on a busy machine too: a controller sees once in a round whose deadline has passed
 _LOOK_S = 1.0
 
 
