@@ -192,6 +192,7 @@ def bars(report: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
     bound: Mapping[str, float] = report["over_cap_bound_ws"] or {}
     claimed, used = report["limit_claimed_ratio"], report["limit_used_ratio"]
     comply = report["curtailment_seconds_to_comply"]
+    left = [f"{row['count']} of {row['bank']} {row['outcome']}" for row in report["flips"] if row["seconds"] is None]
     rows = [
         ("authorised W·s over a limit are 0", over.get("authorised") == 0, f"{over.get('authorised')}"),
         *(
@@ -221,7 +222,7 @@ def bars(report: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
             bool(report["controller_killed_mid_flip"]),
             str(report["controller_killed_mid_flip"]).lower(),
         ),
-        ("no flip left open", report["flips_open"] == 0, str(report["flips_open"])),
+        ("no flip left open", not left, ", ".join(left) or "0"),
         (
             "no false confirmation",
             report["false_confirmations"] == 0,
