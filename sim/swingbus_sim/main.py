@@ -80,7 +80,9 @@ def parser() -> argparse.ArgumentParser:
         "--truth", type=Path, required=True, help="a running simulator's truth.sock, or a truth.jsonl.gz"
     )
     judge.add_argument(
-        "--scenario", default=None, help="scenario name or file (needed for the time means' start and marks)"
+        "--scenario",
+        default=None,
+        help="scenario name or file: its limits must be the truth's, and time means end where it ends",
     )
     judge.add_argument("--out", type=Path, required=True, help="verdict.json, rewritten every few seconds")
     judge.add_argument(

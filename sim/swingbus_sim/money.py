@@ -80,7 +80,7 @@ class Purse:
 
 
 def margin_of_log(path: Path, scenario: Scenario) -> dict[str, Any]:
-    """Return the money of a truth log.
+    """Return the money of a truth log, until the scenario's end: a run that went on is compared with others that did not.
 
     Raises:
         NotFound: no such log.
@@ -94,5 +94,8 @@ def margin_of_log(path: Path, scenario: Scenario) -> dict[str, Any]:
             if line["scenario"] != scenario.name:
                 raise InvalidInput(f"{path} is a run of {line['scenario']!r}, not of {scenario.name!r}")
         elif line["type"] == "tick":
-            purse.add(truth_log.parse_tick(line), step_s)
+            tick = truth_log.parse_tick(line)
+            if tick.at_s > scenario.duration_s:
+                break
+            purse.add(tick, step_s)
     return purse.as_json()

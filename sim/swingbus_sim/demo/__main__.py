@@ -16,7 +16,7 @@ from swingbus_sim.demo.screen import Screen
 from swingbus_sim.demo.story import Run, Story, read_json
 from swingbus_sim.scenario_file import load_scenario
 
-PIN_BEFORE_END_S = 30.0  # the longest flip of the demo's classes, so that none is open at the end
+PIN_BEFORE_END_S = 30.0  # most flips are over by then; what is left is waited for
 
 
 def main() -> int:
@@ -82,7 +82,7 @@ async def _run(options: argparse.Namespace) -> int:
             screen = group.create_task(Screen(run, story.watcher).show())
             await story.play()
             screen.cancel()
-        print("the story is over; counting ...", flush=True)
+        print(f"the story is over, {run.waited_for_flips_s:.0f} s after its last act; counting ...", flush=True)
         await story.finish()
         report = await build_report(run, story.watcher, read_json(folder / "baselines.json"))
     finally:

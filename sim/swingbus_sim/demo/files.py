@@ -33,6 +33,23 @@ PROTOCOL: Mapping[str, tuple[float, str, bool]] = {
     "meter_dead_s": (6.0, "meters answer every second", True),
     "shed_deadline_s": (20.0, "both firmwares shed within 5 s", True),
 }
+# How long a flip may stay in each phase; as short as the demo is.
+FLIP_TIMES: Mapping[str, float] = {
+    "planned_s": 60.0,
+    "draining_s": 10.0,
+    "released_s": 20.0,
+    "settling_s": 60.0,
+    "starting_s": 30.0,
+    "verifying_s": 60.0,
+}
+
+
+def longest_flip_s() -> float:
+    """Return how long a flip can be open: each phase until its deadline, and all the way back.
+
+    A way back plans and drains nothing; their time is left for a pool whose pods may refuse to go for longer than a process may drain.
+    """
+    return 2.0 * sum(FLIP_TIMES.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,15 +341,7 @@ def site_file(
         "pool_fee_ratio": scenario.market.pool_fee_ratio,
     }
     parts.append(_table("[policy]", policy))
-    times = {
-        "planned_s": 60.0,
-        "draining_s": 10.0,
-        "released_s": 20.0,
-        "settling_s": 60.0,
-        "starting_s": 30.0,
-        "verifying_s": 60.0,
-    }
-    parts.append(_table("[policy.times]", times))
+    parts.append(_table("[policy.times]", FLIP_TIMES))
     return "\n".join(parts)
 
 

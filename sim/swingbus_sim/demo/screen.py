@@ -8,7 +8,7 @@ import sys
 
 from swingbus.quantities import format_power
 from swingbus_sim.demo.story import Run
-from swingbus_sim.demo.watcher import Watcher
+from swingbus_sim.demo.watcher import Watcher, bank_words
 
 _PERIOD_S = 1.0
 _PLAIN_PERIOD_S = 10.0
@@ -72,9 +72,8 @@ class Screen:
         for bank in seen.banks:
             modes = " ".join(f"{count} {mode.lower()}" for mode, count in sorted(bank.mode_counts.items()) if count)
             grant = format_power(bank.grant_w) if bank.HasField("grant_w") else "-"
-            name = bank.name.split("/agents/", 1)[-1].replace("/banks/", "/")
             lines.append(
-                f"  {name:<16} {bank.state:<10} grant {grant:>9}  claim {format_power(bank.claim_w):>9}  {modes}"
+                f"  {bank_words(bank.name):<16} {bank.state:<10} grant {grant:>9}  claim {format_power(bank.claim_w):>9}  {modes}"
             )
         lines.append("")
         lines.extend(f"{at_s:6.1f} s  {event.kind}: {event.message}" for at_s, event in seen.events[-8:])

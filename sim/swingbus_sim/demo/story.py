@@ -30,9 +30,11 @@ from swingbus_sim.demo.files import (
     agent_file,
     agents_of,
     broken_model,
+    longest_flip_s,
     signals_of,
     site_file,
 )
+from swingbus_sim.demo.last_flips import wait_for_flips
 from swingbus_sim.demo.links import Link
 from swingbus_sim.demo.processes import Processes, kill_sessions_with
 from swingbus_sim.demo.watcher import Watcher
@@ -41,6 +43,7 @@ from swingbus_sim.scenario import Event, Scenario
 
 MEND_MODEL_S = 150.0
 PUSH_PERIOD_S = 1.0
+_SIM_OUTLIVES_S = 60.0
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class Run:
     diary: list[tuple[float, str]] = field(default_factory=list)
     killed_mid_flip: bool = False
     controller_killed_s: float | None = None
+    waited_for_flips_s: float = 0.0
 
     def now(self) -> float:
         """Return the scenario's second."""
@@ -130,7 +134,8 @@ class Story:
         Args:
             command: of the controller's program, if not ours in this Python.
             controller: what starts and kills it; None: it is a process of that command.
-            pin_before_end_s: pin every bank so long before the end, None: let it decide until the end.
+            pin_before_end_s: pin every bank so long before the end and then wait for flips that are open; None: let it decide until
+                the end, and end there.
             pods: the cluster whose nodes some of the site's hosts are.
         """
         self.run = run
@@ -218,6 +223,9 @@ class Story:
         run.t0_s = time.clock_gettime(time.CLOCK_BOOTTIME) + 1.0
         watcher.unix_at_zero = time.time() + run.t0_s - time.clock_gettime(time.CLOCK_BOOTTIME)
         scenario = ["--shift", str(run.shift), *(["--data", str(run.data)] if run.data else [])]
+        if self._pin_before_end_s is not None:
+            # It is told to end when the last flip is over; by itself only where nobody is left to tell it.
+            scenario += ["--for", f"{run.scenario.duration_s + longest_flip_s() + _SIM_OUTLIVES_S:g}"]
         (run.folder / "sim").mkdir()
         run.processes.start(
             "sim",
@@ -294,7 +302,7 @@ class Story:
         return status, output
 
     async def play(self) -> None:
-        """Play the timeline until the scenario's end."""
+        """Play the timeline until the scenario's end, and on while flips are open that can still end."""
         assert self.watcher is not None
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -306,11 +314,14 @@ class Story:
             ]
             players = [group.create_task(self._perform(event)) for event in self.run.scenario.events]
             await self._sleep_until(self.run.scenario.duration_s)
+            await self._wait_for_flips()
             for task in (*tasks, *players):
                 task.cancel()
 
     async def finish(self) -> None:
         """End the simulator first, so that the judge hears the end; agents drain what they have, then all stops."""
+        if self._pin_before_end_s is not None:
+            self.run.processes.send("sim", signal.SIGTERM)
         for name in ("baselines", "sim", "judge"):
             if name in self.run.processes.names():
                 try:
@@ -366,6 +377,19 @@ class Story:
             except grpc.aio.AioRpcError as error:
                 self.run.note(f"{bank.name} was not pinned: {error.details()}")
         self.run.note("every bank pinned: open flips finish, no new ones begin")
+
+    async def _wait_for_flips(self) -> None:
+        assert self.watcher is not None
+        # Without a pin new ones begin all the time.
+        if self._pin_before_end_s is None:
+            return
+        self.run.waited_for_flips_s = await wait_for_flips(
+            self.watcher.flips,
+            longest_s=longest_flip_s(),
+            unix_at_zero=self.watcher.unix_at_zero,
+            now=self.run.now,
+            note=self.run.note,
+        )
 
     async def _perform(self, event: Event) -> None:
         await self._sleep_until(event.at_s)

@@ -31,6 +31,7 @@ class Seen:
     site: fleet_pb2.Site | None = None
     feeders: list[fleet_pb2.Feeder] = field(default_factory=list)
     banks: list[fleet_pb2.Bank] = field(default_factory=list)
+    flips: list[capacity_pb2.Flip] = field(default_factory=list)  # all, oldest first, when they were last asked for
     events: list[tuple[float, fleet_pb2.Event]] = field(default_factory=list)
     ratios: list[tuple[float, float, float | None]] = field(default_factory=list)  # at_s, claimed ratio, unattributed
     signals: dict[str, str] = field(default_factory=dict)
@@ -138,7 +139,8 @@ class Watcher:
             found.extend(response.flips)
             token = response.next_page_token
             if not token:
-                return list(reversed(found))
+                self.seen.flips = list(reversed(found))
+                return self.seen.flips
 
     async def pin(self, bank: str, *, reason: str) -> None:
         """Pin a bank as it is: its open flips finish, no new ones are planned."""
@@ -154,6 +156,15 @@ class Watcher:
         )
         response: fleet_service_pb2.VerifySequencesResponse = await self._fleet.VerifySequences(request, timeout=30.0)
         return response
+
+
+def bank_words(name: str) -> str:
+    """Return a bank's resource name as people read it.
+
+    >>> bank_words("sites/demo/agents/g1/banks/gpus")
+    'g1/gpus'
+    """
+    return name.split("/agents/", 1)[-1].replace("/banks/", "/")
 
 
 def _confirmation(at_s: float, event: fleet_pb2.Event) -> dict[str, object] | None:

@@ -94,7 +94,7 @@ async def _run(options: argparse.Namespace) -> int:
             await story.play()
             screen.cancel()
             timeline.cancel()
-        print("the story is over; counting ...", flush=True)
+        print(f"the story is over, {run.waited_for_flips_s:.0f} s after its last act; counting ...", flush=True)
         await story.finish()
         report = await build_report(run, story.watcher, {})
         flips = report["flips"]

@@ -6,6 +6,7 @@ beside them; shorter spikes belong to breakers (promise P4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -99,8 +100,8 @@ class _Curtailment:
 class Court:
     """One run before the judge."""
 
-    def __init__(self, header: Mapping[str, Any]) -> None:
-        """Open the case.
+    def __init__(self, header: Mapping[str, Any], *, measure_to_s: float = math.inf) -> None:
+        """Open the case. Time means end at `measure_to_s`; whoever goes on after it is judged on.
 
         Raises:
             InvalidInput: the first line is not a truth header of the known format.
@@ -111,6 +112,7 @@ class Court:
         if missing:
             raise InvalidInput(f"the truth header lacks {', '.join(missing)}; record it again with this simulator")
         self._header = header
+        self._measure_to_s = measure_to_s
         self._step_s: float = header["step_s"]
         self._nodes: list[Mapping[str, Any]] = header["nodes"]
         self._files = [_NodeFile(n, self._step_s) if n["limit_w"] is not None else None for n in self._nodes]
@@ -264,7 +266,9 @@ class Court:
         return watts, allowed_s
 
     def _is_quiet(self, at_s: float) -> bool:
-        return at_s > self._header["measure_from_s"] and not any(start < at_s <= end for start, end in self._excluded)
+        if not self._header["measure_from_s"] < at_s <= self._measure_to_s:
+            return False
+        return not any(start < at_s <= end for start, end in self._excluded)
 
     def _keep_second(self, line: Mapping[str, Any], at_s: float, young_w: tuple[float, ...]) -> None:
         self._second.append((tuple(line["n"]), tuple(line["e"])))

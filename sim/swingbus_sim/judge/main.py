@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import signal
 import socket
 import sys
@@ -43,9 +44,10 @@ def judge(*, truth: Path, scenario: str | None, out: Path, confirmations: Path |
     try:
         for count, line in enumerate(_lines(truth, wait_s)):
             if court is None:
-                court = Court(line)
-                if scenario is not None:
-                    _compare_limits(line, scenario)
+                declared = None if scenario is None else _declared(scenario)
+                court = Court(line, measure_to_s=math.inf if declared is None else declared["duration_s"])
+                if declared is not None:
+                    _compare_limits(line, declared, name=scenario)
                 continue
             court.hear(line)
             if count % _WRITE_EVERY_LINES == 0:
@@ -129,17 +131,22 @@ def _confirmations(path: Path) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def _compare_limits(header: dict[str, Any], scenario: str) -> None:
-    """Refuse a truth whose declared limits are not those of the scenario file, read here by the judge itself."""
+def _declared(scenario: str) -> dict[str, Any]:
+    """Return the scenario file, read here by the judge itself."""
     path = Path(scenario)
     if path.suffix != ".toml":
         path = Path(__file__).parent.parent / "scenarios" / f"{scenario}.toml"
     if not path.is_file():
         raise NotFound(f"no scenario {scenario!r}")
-    declared = {n["name"]: n.get("limit_w") for n in tomllib.loads(path.read_text(encoding="utf-8"))["nodes"]}
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _compare_limits(header: dict[str, Any], declared: dict[str, Any], *, name: str | None) -> None:
+    """Refuse a truth whose declared limits are not those of the scenario file."""
+    limits = {n["name"]: n.get("limit_w") for n in declared["nodes"]}
     told = {n["name"]: n["limit_w"] for n in header["nodes"]}
-    if declared != told:
-        raise InvalidInput(f"the truth's limits {told} are not those of {path.name}: {declared}")
+    if limits != told:
+        raise InvalidInput(f"the truth's limits {told} are not those of {name}: {limits}")
 
 
 def _write(path: Path, verdict: dict[str, Any]) -> None:

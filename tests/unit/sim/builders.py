@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
@@ -130,9 +131,9 @@ def make_header(*, limit_w: float = 100_000.0, window_s: float = 5.0, measure_fr
 class MadeTruth:
     """Feeds a court second by second with hand-made truth."""
 
-    def __init__(self, header: dict[str, Any] | None = None) -> None:
+    def __init__(self, header: dict[str, Any] | None = None, *, measure_to_s: float = math.inf) -> None:
         self.header = header if header is not None else make_header()
-        self.court = Court(self.header)
+        self.court = Court(self.header, measure_to_s=measure_to_s)
         self.limit_w = float(self.header["nodes"][0]["limit_w"])
         self._step = 0
 

@@ -186,6 +186,19 @@ def test_disturbances_stay_out_of_the_time_means() -> None:
     assert verdict["quiet_seconds"] == pytest.approx(10.0, abs=0.2)
 
 
+def test_time_means_end_with_the_scenario_and_limits_do_not() -> None:
+    """A run that goes on for an open flip keeps its means; what it draws over a limit then is counted as before."""
+    truth = MadeTruth(measure_to_s=10.0)
+    truth.tell(10.0, 90_000.0)
+    truth.tell(20.0, 50_000.0)
+    truth.tell(2.0, 104_000.0)
+    verdict = truth.verdict()
+
+    assert verdict["limit_used_ratio"] == pytest.approx(0.9)
+    assert verdict["quiet_seconds"] == pytest.approx(10.0)
+    assert verdict["over_cap_ws"]["authorised"] == pytest.approx(8_000.0)
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

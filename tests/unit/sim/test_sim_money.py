@@ -57,6 +57,22 @@ def test_log_of_a_run_gives_the_same_margin_as_the_run(tmp_path: Path) -> None:
         money.margin_of_log(path, load_scenario("demo"))
 
 
+def test_money_is_counted_until_the_scenarios_end(tmp_path: Path) -> None:
+    """A run that went on after it, for flips that were open, earns no more in the report than the baselines could."""
+    world, _ = make_world()
+    scenario = replace(world.scenario, duration_s=3.0)
+    purse = money.Purse(scenario.market)
+    path = tmp_path / "truth.jsonl"
+    lines = [truth_log.header_line(world, t0_boottime_s=0.0)]
+    for tick in run_world(world, 5.0):
+        if tick.at_s <= 3.0:
+            purse.add(tick, 0.1)
+        lines.append(truth_log.tick_line(tick))
+    path.write_text("\n".join([*lines, truth_log.end_line(5.0)]) + "\n", encoding="utf-8")
+
+    assert money.margin_of_log(path, scenario)["energy_kwh"] == pytest.approx(purse.as_json()["energy_kwh"], abs=1e-4)
+
+
 def test_torn_log_is_read_up_to_the_tear_and_a_broken_one_refused(tmp_path: Path) -> None:
     """A crash tears the last line; a bad line in the middle is an error with its number."""
     world, _ = make_world()

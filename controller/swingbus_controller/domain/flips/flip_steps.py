@@ -136,6 +136,10 @@ def recover(flip: Flip, observation: Observation, *, event_id: str, now_s: float
     """Go on after a restart from what is seen, trusting no stored phase: only the aim, the direction and the ledger's claims.
 
     Evidence has to be shown anew. Where nothing can be seen the flip waits, with a fresh deadline, and fails charged at its end.
+
+    Every deadline is a fresh one, for it bounds the time in which somebody looks, and a restart voids what was shown before. With the old
+    one each restart late in a phase would undo flips, and fail sheds, for want of evidence that nobody had the time to see. The price: a
+    controller that is killed again and again keeps its flips open, each counted at the larger of both points, so that no watts are at risk.
     """
     if flip.is_over:
         return flip, ()
