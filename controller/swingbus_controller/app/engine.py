@@ -304,7 +304,8 @@ class SiteEngine:
             began_s = self._clock.boottime_s()
             self.tick(began_s, self._clock.now().timestamp())
             # Rounds cost more on a big site, most where thousands of flips are open. Twice their length is left for what comes in, while
-            # that is not too long: else reports would wait behind rounds, and what is decided would be decided from old ones.
+            # that is not too long: else reports would wait behind rounds, and what is decided would be decided from old ones. Only for
+            # a moment after a first pod has come they wait: who comes with it shall not wait for a whole rest.
             took_s = min(LONGEST_REST_S, self._clock.boottime_s() - began_s)
             round_s += (took_s - round_s) / ROUNDS_REMEMBERED
             rest_s = min(LONGEST_REST_S, max(SHORTEST_REST_S, 2.0 * round_s))
