@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from swingbus.clock import Clock
-from swingbus_controller.adapters.kubernetes.access import load_in_cluster, load_kubeconfig
+from swingbus_controller.adapters.kubernetes.access import load_in_cluster
 from swingbus_controller.adapters.kubernetes.cluster import ClusterNames, KubernetesCluster
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection
 from swingbus_controller.adapters.kubernetes.identity import VolumeIdentity
@@ -80,6 +80,9 @@ async def connect_cluster(settings: ClusterSettings, *, data_dir: Path, clock: C
     if settings.kubeconfig is None:
         access = load_in_cluster(os.environ)
     else:
+        # The official client, which reads it, costs 20 MB: a pod's own account does without.
+        from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
+
         access = await load_kubeconfig(settings.kubeconfig, settings.context or None)
     exits = AsyncExitStack()
     api = await exits.enter_async_context(ApiConnection(access))

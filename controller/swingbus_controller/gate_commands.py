@@ -47,7 +47,7 @@ def mount(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    # Imported here: the client costs 30 MB, and only these commands and who moves pods need it.
+    # Imported here: what talks to a cluster costs 30 MB, and only these commands and who moves pods need it.
     from swingbus_controller.lifting_by_hand import list_gated
 
     return asyncio.run(

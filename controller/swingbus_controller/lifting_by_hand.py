@@ -15,10 +15,10 @@ import msgspec
 
 from swingbus.clock import SystemClock
 from swingbus.faults import NotFound
-from swingbus_controller.adapters.kubernetes.access import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.answers import KubeApi, decode
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection
 from swingbus_controller.adapters.kubernetes.facts import unix_s
+from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.own_objects import ListMeta
 from swingbus_controller.adapters.kubernetes.pod_writes import Lifted, LiftRefused, lift_gate

@@ -218,7 +218,7 @@ class Controller:
             return None
         if not any(bank.is_in_cluster for bank in site.banks):
             return None
-        # The client costs 30 MB: who moves no pods does not load it.
+        # What talks to a cluster costs 10 MB: who moves no pods does not load it.
         from swingbus_controller.clustering import connect_cluster
 
         data_dir = self.configuration.controller.data_dir

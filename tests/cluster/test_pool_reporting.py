@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from swingbus.clock import SystemClock
-from swingbus_controller.adapters.kubernetes.access import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.answers import Answer, ByteStream
 from swingbus_controller.adapters.kubernetes.cluster import ClusterNames, KubernetesCluster
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection
+from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.pod_calls import KubernetesCalls
 from swingbus_controller.adapters.kubernetes.resources import ApiCall
 from swingbus_controller.app.pool_reporter import PoolReporter

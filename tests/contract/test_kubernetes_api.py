@@ -21,9 +21,9 @@ import pytest
 
 from swingbus.clock import SystemClock
 from swingbus.faults import Forbidden, HistoryCompacted, InvalidInput, NotFound, StaleRevision, WrongState
-from swingbus_controller.adapters.kubernetes.access import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.answers import decode, fault_of
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection
+from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.listwatch import Page
 from swingbus_controller.adapters.kubernetes.objects import Pod
 from swingbus_controller.adapters.kubernetes.own_objects import CapacityPool, PoolGpus, PoolStatus, WatchLine

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import pytest
 import yaml
 
 from swingbus.faults import Forbidden, InvalidInput, NotFound, TimedOut, Unreachable
-from swingbus_controller.adapters.kubernetes.access import load_in_cluster, load_kubeconfig
+from swingbus_controller.adapters.kubernetes.access import load_in_cluster
 from swingbus_controller.adapters.kubernetes.answers import fault_of
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection, ConnectionSettings
+from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.resources import PODS, ApiCall
 from tests.fakes.api_server.certificates import write_certificates
 from tests.fakes.api_server.faults import CutBody, Hang, Html, Redirect
@@ -216,3 +219,12 @@ async def test_the_fake_itself_speaks_tls_and_pages(server: FakeApiServer) -> No
         rest = {"limit": "9", "continue": page["metadata"]["continue"]}
         last = json.loads((await api.call(ApiCall(verb="list", resource=PODS, query=rest))).body)
     assert [item["metadata"]["name"] for item in page["items"] + last["items"]] == [f"p{n}" for n in range(5)]
+
+
+def test_a_pod_does_without_the_official_client() -> None:
+    """It costs 20 MB; only who names a kubeconfig needs it."""
+    code = (
+        "import sys, swingbus_controller.clustering; print([m for m in sys.modules if m.split('.')[0] == 'kubernetes'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

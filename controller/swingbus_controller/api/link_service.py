@@ -122,6 +122,7 @@ class AgentLinkService:
                 certificate_expire_unix_s=caller.not_after.timestamp(),
             )
         )
+        del first, hello  # a stream lives for an hour: what was read of its inventory need not
         try:
             welcome = pb2.TelemetryWelcome(
                 acked_sequence=session.stored.cumulative(),
@@ -214,6 +215,7 @@ class AgentLinkService:
         control = self._control
         try:
             self._take_report(stream, hello.effective, is_hello=True)
+            del first, hello  # as above
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(_end_when_replaced(stream.replaced, stream.agent))]
                 if control is not None:

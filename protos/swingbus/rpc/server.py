@@ -48,6 +48,8 @@ class ServerSettings:
     # the server's CPU. What a stream may bring ahead is also what it can fill of our memory while we stand still.
     max_frame_bytes: int = 64 * 1024
     stream_window_bytes: int = 256 * 1024
+    # Of what we send; each connection keeps a buffer of this size (16 KiB by default). An order has some hundred bytes.
+    tls_record_bytes: int = 4 * 1024
 
 
 def server_options(settings: ServerSettings) -> Options:
@@ -62,6 +64,7 @@ def server_options(settings: ServerSettings) -> Options:
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.http2.max_frame_size", settings.max_frame_bytes),
         ("grpc.http2.lookahead_bytes", settings.stream_window_bytes),
+        ("grpc.tsi.max_frame_size", settings.tls_record_bytes),
         # Two controllers on one port must be an error, not a lottery.
         ("grpc.so_reuseport", 0),
     )

@@ -14,7 +14,7 @@ from typing import Self
 import aiohttp
 from aiohttp import web
 
-from swingbus_controller.adapters.kubernetes.access import load_kubeconfig
+from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
 from tests.fakes.api_server.faults import CutBody, FaultPlan, Late, WatchFault
 from tests.fakes.api_server.server import cut_short, place_of, refuse, strike, verb_of
 from tests.fakes.api_server.store import Refusal
@@ -48,11 +48,12 @@ class FaultProxy:
         self._ends = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        configuration = (await load_kubeconfig(self.kubeconfig)).configuration
-        behind = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+        server = (await load_kubeconfig(self.kubeconfig)).server
+        behind = ssl.create_default_context(cafile=server.ca_file)
         if not self.is_passing_tokens:  # the server would believe the certificate first
-            behind.load_cert_chain(configuration.cert_file, configuration.key_file)
-        self._host = configuration.host
+            assert server.certificate_file is not None
+            behind.load_cert_chain(server.certificate_file, server.key_file)
+        self._host = server.url
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=behind), timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
         )

@@ -22,7 +22,7 @@ from swingbus_controller.app.ingest import Hello, Ingest, IngestSettings
 from swingbus_controller.app.recorder import Recorder
 from swingbus_controller.app.sums import columns_of, read_bank, restarted_rows
 from swingbus_controller.app.watching import look
-from swingbus_controller.domain.fleet.fleet import BankReading, Fleet, Liveness, Newest
+from swingbus_controller.domain.fleet.fleet import HISTORY_MAX, BankReading, Fleet, Liveness, Newest, PowerHistory
 from swingbus_controller.domain.fleet.frames import AgentInventory, BankFrame, BatchFrame, MeterFrame
 from swingbus_controller.domain.fleet.meter_view import MeterView
 from swingbus_controller.domain.fleet.sequences import SequenceSet
@@ -338,3 +338,15 @@ async def test_full_disk_acknowledges_nothing_and_loses_nothing(site: SiteFile, 
         with pytest.raises(asyncio.CancelledError):
             await running
     journal.close()
+
+
+def test_a_history_means_over_a_window_else_takes_the_nearest_and_forgets_the_oldest() -> None:
+    history = PowerHistory()
+    assert history.mean_w(0.0, 10.0) is None
+    for second in range(HISTORY_MAX + 10):
+        history.add(float(second), 100.0 + second)
+    newest_s = HISTORY_MAX + 9.0
+    assert history.mean_w(newest_s - 1.0, newest_s) == 100.0 + newest_s - 0.5
+    assert history.mean_w(newest_s + 0.2, newest_s + 0.8) == 100.0 + newest_s
+    assert history.mean_w(0.0, 9.5) == 110.0  # the ten oldest are gone: the nearest stands for them
+    assert history.mean_w(newest_s + 20.0, newest_s + 21.0) is None

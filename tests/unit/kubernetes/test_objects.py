@@ -104,6 +104,26 @@ def test_a_pod_is_read_whole() -> None:
     assert seen.metadata.owner_references[0].controller
 
 
+def test_what_pods_have_in_common_is_kept_once() -> None:
+    """A site has thousands of pods of one template."""
+    fields: dict[str, Any] = {
+        "spec": {
+            "containers": [{"name": "work", "resources": {"limits": {"nvidia.com/gpu": "1"}}}],
+            "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}],
+            "nodeName": "n1",
+        },
+        "status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+    }
+    one = pod(**fields)
+    fields["status"]["conditions"][0]["lastTransitionTime"] = "2026-01-01T00:00:09Z"
+    other = pod(**fields)
+    assert one.spec.containers is other.spec.containers
+    assert one.spec.tolerations is other.spec.tolerations
+    assert one.status.conditions is other.status.conditions
+    fields["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "2"
+    assert (one.devices("nvidia.com/gpu"), pod(**fields).devices("nvidia.com/gpu")) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("terms", "names"),
     [

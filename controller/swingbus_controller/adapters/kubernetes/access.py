@@ -1,33 +1,49 @@
-"""Where the API server is and how we show who we are: in-cluster files or a kubeconfig, read by the official client's loaders.
+"""Where the API server is and how we show who we are, from within a pod: the files that every pod is given.
 
-Decides that TLS is always on and verified. Refuses to know calls. Invariant: no token, key or line of a kubeconfig is in any message.
+Decides that TLS is always on and verified. Refuses to know calls. Invariant: no token or key is in any message.
 
-Two things of the loaders are replaced. Theirs re-reads a rotated token by the wall clock, which jumps, and keeps its line end; ours reads
-the file for every request (some 20 us), so that a rotation cannot be missed. And their complaints quote the user's entry, token included.
+The official client has a loader for this too, but to import anything of that package costs 20 MB, for clients of every kind: only who uses
+a kubeconfig pays for it (`kubeconfig`). And it re-reads a rotated token by the wall clock, which jumps, and keeps its line end; ours reads
+the file for every request (some 20 us), so that a rotation cannot be missed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import yaml
-from kubernetes.aio.client import Configuration
-from kubernetes.aio.config import ConfigException
-from kubernetes.aio.config.incluster_config import InClusterConfigLoader
-from kubernetes.aio.config.kube_config import load_kube_config
-
-from swingbus.faults import InvalidInput, NotFound
+from swingbus.faults import NotFound
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiServer:
+    """Where the API server is, and the files by which the two sides know each other.
+
+    Args:
+        url: https, without a slash at its end.
+        ca_file: who may have signed its certificate; None for whom the system trusts.
+        certificate_file, key_file: ours, where a certificate speaks for us.
+        tls_name: what its certificate is made out to, where that is not the address.
+        proxy_url: where it is reached through a proxy.
+    """
+
+    url: str
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    tls_name: str | None = None
+    proxy_url: str | None = None
 
 
 class ClusterAccess(Protocol):
     """Who we are to the API server."""
 
     @property
-    def configuration(self) -> Configuration: ...
+    def server(self) -> ApiServer: ...
 
     def authorization(self) -> str | None:
         """Return the header's newest value, None where a client certificate speaks for us."""
@@ -41,8 +57,8 @@ class ClusterAccess(Protocol):
 class InClusterAccess:
     """The pod's own service account."""
 
-    def __init__(self, configuration: Configuration, token_path: Path) -> None:
-        self.configuration = configuration
+    def __init__(self, server: ApiServer, token_path: Path) -> None:
+        self.server = server
         self._token_path = token_path
         self._token = ""
 
@@ -59,80 +75,29 @@ class InClusterAccess:
         """Do nothing: every request reads the file."""
 
 
-class KubeconfigAccess:
-    """A user of a kubeconfig: certificate, token, or what a login program prints."""
-
-    def __init__(self, configuration: Configuration, path: Path, context: str | None) -> None:
-        self.configuration = configuration
-        self._path = path
-        self._context = context
-
-    def authorization(self) -> str | None:
-        token: str | None = self.configuration.api_key.get("BearerToken")
-        return token.strip() if token else None
-
-    async def renew(self) -> None:
-        fresh = await _read_kubeconfig(self._path, self._context)
-        self.configuration.api_key = fresh.api_key
-
-
 def load_in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT_FOLDER) -> ClusterAccess:
     """Return the access of the pod we run in. Raises NotFound outside of one."""
-    configuration = Configuration()
-    loader = InClusterConfigLoader(
-        token_filename=str(folder / "token"),
-        cert_filename=str(folder / "ca.crt"),
-        try_refresh_token=False,
-        environ=environ,
+    host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "")
+    token, authority = folder / "token", folder / "ca.crt"
+    if not host or not port:
+        raise _not_in_cluster(folder, "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
+    for path in (token, authority):
+        if not _holds_something(path):
+            raise _not_in_cluster(folder, f"{path.name} is missing, empty or may not be read")
+    # An IPv6 address stands in brackets, else its last part would be the port.
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return InClusterAccess(ApiServer(url=f"https://{address}", ca_file=str(authority)), token)
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return bool(path.read_bytes())
+    except OSError:
+        return False
+
+
+def _not_in_cluster(folder: Path, why: str) -> NotFound:
+    return NotFound(
+        f"no service account in {folder} ({why}); in a pod set automountServiceAccountToken, elsewhere name a kubeconfig",
+        reason="NOT_IN_CLUSTER",
     )
-    try:
-        loader.load_and_set(configuration)
-    except (ConfigException, OSError, UnicodeDecodeError) as error:
-        raise NotFound(
-            f"no service account in {folder} ({type(error).__name__}); in a pod set automountServiceAccountToken, "
-            "elsewhere name a kubeconfig",
-            reason="NOT_IN_CLUSTER",
-        ) from None
-    _require_tls(configuration, str(folder))
-    return InClusterAccess(configuration, folder / "token")
-
-
-async def load_kubeconfig(path: Path, context: str | None = None) -> ClusterAccess:
-    """Return the access of a kubeconfig's context, the current one if none is named.
-
-    Client keys that are written in the file itself are copied by the loader to temporary files, which only we may read, until we end.
-    """
-    if not path.is_file():  # noqa: ASYNC240 - once at the start
-        raise NotFound(f"no kubeconfig {path}; name an existing file", reason="NO_KUBECONFIG")
-    configuration = await _read_kubeconfig(path, context)
-    _require_tls(configuration, str(path))
-    return KubeconfigAccess(configuration, path, context)
-
-
-async def _read_kubeconfig(path: Path, context: str | None) -> Configuration:
-    configuration = Configuration()
-    try:
-        # persist_config would write the file as soon as it is read.
-        await load_kube_config(
-            config_file=str(path), context=context, client_configuration=configuration, persist_config=False
-        )
-    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidInput(
-            f"kubeconfig {path} cannot be used with {f'context {context!r}' if context else 'its current context'} "
-            f"({type(error).__name__}); check it with: kubectl config view --kubeconfig {path}",
-            reason="BAD_KUBECONFIG",
-        ) from None  # their messages quote the user's entry
-    return configuration
-
-
-def _require_tls(configuration: Configuration, source: str) -> None:
-    if not str(configuration.host).startswith("https://"):
-        raise InvalidInput(
-            f"{source} names an API server without TLS; give an https address, a token is never sent in the clear",
-            reason="NO_TLS",
-        )
-    if not configuration.verify_ssl:
-        raise InvalidInput(
-            f"{source} says insecure-skip-tls-verify; give the cluster's certificate authority instead",
-            reason="NO_TLS",
-        )

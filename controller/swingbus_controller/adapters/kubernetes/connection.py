@@ -1,4 +1,4 @@
-"""The connection to the API server: the official client's transport, raw bytes in and out.
+"""The connection to the API server: HTTPS, raw bytes in and out.
 
 Decides deadlines and bounds. Refuses to know what is asked. Invariants: every await ends by a deadline (a stream's reader brings its own);
 no answer is larger in memory than a bound; a redirect is never followed, since it would take our token elsewhere.
@@ -7,18 +7,17 @@ no answer is larger in memory than a bound; a redirect is never followed, since 
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
-from kubernetes.aio.client.rest import RESTClientObject
 
 from swingbus.faults import InvalidInput, SwingbusError, TimedOut, Unreachable
-from swingbus_controller.adapters.kubernetes.access import ClusterAccess
+from swingbus_controller.adapters.kubernetes.access import ApiServer, ClusterAccess
 from swingbus_controller.adapters.kubernetes.answers import (
     Answer,
     ByteStream,
@@ -35,19 +34,19 @@ _REFUSED = 401
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionSettings:
     """Args:
+    connections_at_most: at a time; a watch has one for itself.
+    read_ahead_bytes: of one answer; a watch's event may be large.
     call_timeout_s: a whole call, its body included; for a stream until its header.
     connect_timeout_s: of it, until the connection stands.
     answer_bytes_at_most: a page of 500 pods has some 1.5 MB.
     """
 
+    connections_at_most: int = 100
+    read_ahead_bytes: int = 2 * 1024 * 1024
     call_timeout_s: float = 10.0
     connect_timeout_s: float = 5.0
     answer_bytes_at_most: int = 64 * 1024 * 1024
     user_agent: str = "swingbus-controller"
-
-
-class _Redirected(Exception):
-    """A redirect was answered; aiohttp would follow it."""
 
 
 class ApiConnection:
@@ -56,28 +55,31 @@ class ApiConnection:
     def __init__(self, access: ClusterAccess, settings: ConnectionSettings | None = None) -> None:
         self._access = access
         self._settings = settings or ConnectionSettings()
-        configuration = access.configuration
-        self._host = str(configuration.host).rstrip("/")
-        trace = aiohttp.TraceConfig()
-        trace.on_request_redirect.append(_refuse_redirect)
-        configuration.trace_configs = [trace]
-        # Proxies and passwords of the environment (.netrc) are not ours; a kubeconfig's proxy-url is honoured.
-        configuration.client_session_kwargs = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
-        configuration.retries = None
+        self._server = access.server
         try:
-            self._rest = RESTClientObject(configuration)
+            self._tls = _tls_context(access.server)
         except (ssl.SSLError, OSError, ValueError) as error:
             raise InvalidInput(
-                f"the certificates for {self._host} cannot be read ({type(error).__name__}); "
+                f"the certificates for {access.server.url} cannot be read ({type(error).__name__}); "
                 "check the certificate authority, client certificate and key",
                 reason="BAD_CERTIFICATE_FILES",
             ) from error
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        settings = self._settings
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=settings.connections_at_most, ssl=self._tls),
+            read_bufsize=settings.read_ahead_bytes,
+            # Proxies and passwords of the environment (.netrc) are not ours; a kubeconfig's proxy-url is honoured.
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._rest.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def call(self, call: ApiCall, *, timeout_s: float | None = None) -> Answer:
         """Return the answer whatever its code; refused credentials are renewed and shown once more."""
@@ -136,6 +138,8 @@ class ApiConnection:
             raise
 
     async def _open(self, call: ApiCall, authorization: str | None) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise RuntimeError("the connection is used outside of its block")
         headers = {
             "Accept": JSON,
             "Accept-Encoding": "identity",  # gzip would cost both sides more than a local network does
@@ -146,11 +150,16 @@ class ApiConnection:
             headers["Authorization"] = authorization
         limits = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_s)
         try:
-            answer = await self._rest.request(
-                call.method, self._host + call.target, headers=headers, body=call.body, _request_timeout=limits
+            response = await self._session.request(
+                call.method,
+                self._server.url + call.target,
+                headers=headers,
+                data=None if call.body is None else json.dumps(call.body),
+                timeout=limits,
+                allow_redirects=False,
+                proxy=self._server.proxy_url,
+                server_hostname=self._server.tls_name,
             )
-        except _Redirected as error:
-            raise not_an_api_server(call, f"a redirect to {error}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(call, error) from error
         except ValueError:  # a header that is none: of all of them only the token is not ours; it must not be quoted
@@ -159,7 +168,9 @@ class ApiConnection:
                 reason="BAD_TOKEN",
                 metadata=call.facts,
             ) from None
-        response: aiohttp.ClientResponse = answer.response
+        if (target := response.headers.get("Location")) is not None and 300 <= response.status < 400:
+            response.close()
+            raise not_an_api_server(call, f"a redirect to {shorten(target)}")
         return response
 
     async def _read(self, call: ApiCall, response: aiohttp.ClientResponse) -> Answer:
@@ -196,10 +207,12 @@ class _Body:
             raise _unreachable(self._call, error) from error
 
 
-async def _refuse_redirect(_: Any, __: SimpleNamespace, seen: aiohttp.TraceRequestRedirectParams) -> None:
-    target = seen.response.headers.get("Location", "")
-    seen.response.close()
-    raise _Redirected(shorten(target))
+def _tls_context(server: ApiServer) -> ssl.SSLContext:
+    """Return what verifies the server, and shows our certificate where there is one. Raises SSLError, OSError or ValueError."""
+    context = ssl.create_default_context(cafile=server.ca_file)
+    if server.certificate_file:
+        context.load_cert_chain(server.certificate_file, server.key_file)
+    return context
 
 
 def _require_json(call: ApiCall, response: aiohttp.ClientResponse) -> None:

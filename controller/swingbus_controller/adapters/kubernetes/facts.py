@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from swingbus.faults import InvalidInput
 from swingbus_controller.adapters.kubernetes.answers import shorten
-from swingbus_controller.adapters.kubernetes.objects import Node, Pod
+from swingbus_controller.adapters.kubernetes.objects import Node, Pod, shared
 from swingbus_controller.adapters.kubernetes.own_objects import CapacityPool
 from swingbus_controller.domain.cluster.facts import (
     ClusterNode,
@@ -83,11 +83,13 @@ def to_pod(pod: Pod, *, resource: str, gate: str) -> ClusterPod | None:
         slot=int(slot) if slot.isascii() and slot.isdecimal() and len(slot) < 6 else None,
         flip=meta.annotations.get(FLIP_MARK, ""),
         lifted_unix_s=unix_s(meta.annotations.get(LIFTED_MARK)),
-        only_nodes=frozenset() if spec.affinity is None else spec.affinity.named_nodes,
+        only_nodes=frozenset() if spec.affinity is None else shared(spec.affinity.named_nodes),
         node_selector=spec.node_selector,
-        tolerations=tuple(
-            Toleration(key=each.key, operator=each.operator, value=each.value, effect=each.effect)
-            for each in spec.tolerations
+        tolerations=shared(
+            tuple(
+                Toleration(key=each.key, operator=each.operator, value=each.value, effect=each.effect)
+                for each in spec.tolerations
+            )
         ),
     )
 

@@ -2,15 +2,33 @@
 
 Decides which fields matter: whatever else an object holds is skipped while decoding. Refuses to know what they mean for a flip.
 Invariant: an object has a name, a uid and a revision, else it is not decoded at all. Times stay as written: nothing is decided by them.
+
+Pods of one workload differ in their names and in little else, and a site has many thousands: parts that are equal are kept once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import TypeVar, cast
+
 from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 from swingbus_controller.adapters.kubernetes.quantity import parse_count
 
 Amounts = dict[str, str | int]  # quantities, parsed only where asked for
+H = TypeVar("H", bound=Hashable)
+
+
+@lru_cache(maxsize=4096)  # what many pods share comes again before so many others; what none does is not held for long
+def _kept(value: Hashable) -> Hashable:
+    return value
+
+
+def shared(value: H) -> H:
+    """Return the value that came first of those equal to this one, as long as it is remembered."""
+    return cast(H, _kept(value))
 
 
 class OwnerReference(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
@@ -110,6 +128,11 @@ class Condition(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     status: str
     reason: str = ""
     message: str = ""
+
+
+class DatedCondition(Condition, frozen=True, rename="camel", gc=False, kw_only=True):
+    """A condition of ours, with what we have to write: of others' we don't read it, and it makes each of them another."""
+
     observed_generation: int = 0
     last_transition_time: str | None = None
 
@@ -125,6 +148,9 @@ class Resources(Struct, frozen=True, gc=False):
 
     requests: Amounts = field(default_factory=dict)
     limits: Amounts = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self.requests.items()), frozenset(self.limits.items())))
 
 
 class Container(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
@@ -155,15 +181,10 @@ class PodSpec(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     affinity: Affinity | None = None
     tolerations: tuple[PodToleration, ...] = ()
     priority: int = 0
-    scheduler_name: str = ""
 
-
-class ContainerStatus(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
-    """What the kubelet says of a container."""
-
-    name: str
-    ready: bool = False
-    restart_count: int = 0
+    def __post_init__(self) -> None:
+        for part in ("containers", "init_containers", "scheduling_gates", "node_name", "affinity", "tolerations"):
+            force_setattr(self, part, shared(getattr(self, part)))
 
 
 class PodStatus(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
@@ -173,7 +194,9 @@ class PodStatus(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     reason: str = ""
     message: str = ""
     conditions: tuple[Condition, ...] = ()
-    container_statuses: tuple[ContainerStatus, ...] = ()
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "conditions", shared(self.conditions))
 
 
 class Pod(KubeObject, frozen=True, rename="camel", gc=False, kw_only=True):

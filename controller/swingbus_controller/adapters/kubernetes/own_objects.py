@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct, field
 
-from swingbus_controller.adapters.kubernetes.objects import Condition, KubeObject, LabelSelector
+from swingbus_controller.adapters.kubernetes.objects import DatedCondition, KubeObject, LabelSelector
 
 
 class PoolMining(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
@@ -95,7 +95,7 @@ class PoolStatus(Struct, frozen=True, rename="camel", gc=False, kw_only=True):
     gpus: PoolGpus = PoolGpus()
     waiting: PoolWaiting = PoolWaiting()
     watts: PoolWatts = PoolWatts()
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[DatedCondition, ...] = ()
 
 
 class CapacityPool(KubeObject, frozen=True, rename="camel", gc=False, kw_only=True):

@@ -24,7 +24,7 @@ from swingbus_controller.adapters.kubernetes.facts import (
     TENANT_LABEL,
     api_time,
 )
-from swingbus_controller.adapters.kubernetes.objects import Condition, KubeObject, Meta, Pod
+from swingbus_controller.adapters.kubernetes.objects import DatedCondition, KubeObject, Meta, Pod
 from swingbus_controller.adapters.kubernetes.own_objects import (
     CapacityPool,
     PoolGpus,
@@ -279,7 +279,7 @@ def to_status(words: PoolWords, before: PoolStatus, *, now_unix_s: float) -> Poo
     known = {condition.type: condition for condition in before.conditions}
     conditions = []
     for told in words.conditions:
-        made = Condition(
+        made = DatedCondition(
             type=told.type,
             status=told.truth.value,
             reason=told.reason,
