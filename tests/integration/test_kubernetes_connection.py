@@ -150,8 +150,34 @@ async def test_outside_of_a_cluster_the_way_out_is_told(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("x")
     (tmp_path / "ca.crt").write_text("not a certificate")
     access = load_in_cluster({"KUBERNETES_SERVICE_HOST": "::1", "KUBERNETES_SERVICE_PORT": "1"}, tmp_path)
+    assert access.server.url == "https://[::1]:1"
     with pytest.raises(InvalidInput, match="check the certificate authority"):
         ApiConnection(access)
+
+
+@pytest.mark.parametrize("name", ["token", "ca.crt"])
+@pytest.mark.parametrize("content", [None, ""])
+def test_half_a_service_account_is_none(name: str, content: str | None, server: FakeApiServer, tmp_path: Path) -> None:
+    """Which file is missing or empty is told."""
+    environ = in_cluster_files(tmp_path, server)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(NotFound, match=f"{name} is missing"):
+        load_in_cluster(environ, tmp_path)
+
+
+async def test_a_kubeconfig_s_other_name_and_proxy_are_kept(server: FakeApiServer) -> None:
+    """What a certificate is made out to where that is not the address, and the way to it."""
+    ways: dict[str, object] = {"tls-server-name": "kubernetes.default", "proxy-url": "http://127.0.0.1:3128"}
+    access = await load_kubeconfig(kubeconfig(server, {"token": TOKEN}, ways))
+    assert access.server.tls_name == "kubernetes.default"
+    assert access.server.proxy_url == "http://127.0.0.1:3128"
+    async with ApiConnection(
+        await load_kubeconfig(kubeconfig(server, {"token": TOKEN}, {"tls-server-name": "a.b"}))
+    ) as api:
+        with pytest.raises(Unreachable, match="for another name"):
+            await api.call(LIST)
 
 
 async def test_a_redirect_is_not_followed(server: FakeApiServer) -> None:

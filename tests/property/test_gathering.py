@@ -70,12 +70,13 @@ def test_pod_that_comes_alone_is_planned_for_at_its_look() -> None:
 
 
 def test_first_of_a_burst_is_young_and_the_next_are_not_for_long() -> None:
-    """A pod that comes after a silence; more come all the time; a silence; one more."""
+    """A pod that comes after a silence; more come all the time; a silence; one more. Time alone ends it, whether anybody looks or not."""
     gathering = Gathering().look(wanted(0), 10.0).look(wanted(0), 11.0)
-    assert not gathering.is_young
+    assert not gathering.is_young(11.0)
     gathering = gathering.look(wanted(1), 20.0)
-    assert gathering.is_young
+    assert gathering.is_young(20.2)
+    assert not gathering.is_young(20.3)
     for number in range(2, 8):
         gathering = gathering.look(wanted(number), 20.0 + 0.05 * number)
-    assert not gathering.is_young, "for 0.25 s at most"
-    assert gathering.look(wanted(9), 25.0).is_young
+    assert not gathering.is_young(20.35), "for 0.25 s at most"
+    assert gathering.look(wanted(9), 25.0).is_young(25.1)

@@ -368,10 +368,9 @@ class ClusterDesk:
         """Tell whether other pods want a place than when `take_news` was called last, and no more of them are just coming."""
         return self._gathering.is_due
 
-    @property
-    def is_gathering(self) -> bool:
+    def is_gathering(self, now_s: float) -> bool:
         """Tell whether the first of several pods may have come a moment ago."""
-        return self._gathering.is_young
+        return self._gathering.is_young(now_s)
 
     def take_news(self) -> None:
         """Note that a plan is made for who is there now."""

@@ -20,6 +20,7 @@ from swingbus_controller.app.cluster_desk import ClusterDesk
 from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.naming import Accuser
 from swingbus_controller.app.ordering import OrderBook
+from swingbus_controller.app.pace import Pace
 from swingbus_controller.app.planning import PLANNER, begun_flips, make_plan, overtaken_growth, pinned_growth
 from swingbus_controller.app.protecting import (
     LAST_MINING_RANK,
@@ -68,9 +69,6 @@ from swingbus_controller.ports.journal import Journal, JournalEntry
 log = structlog.get_logger()
 
 TICK_S = 0.25
-# After each round: every report asks for one, and a big site sends hundreds a second.
-SHORTEST_REST_S, LONGEST_REST_S = 0.04, 0.4
-ROUNDS_REMEMBERED = 5  # one that is long (a plan was made) is not yet a busy site
 PLAN_PERIOD_S = 5.0
 # A grant that covers a reading leaves this much for the next one.
 COVER_RATIO = 1.02
@@ -293,7 +291,7 @@ class SiteEngine:
 
     async def run(self) -> None:
         """Decide until cancelled; a fenced journal ends the program."""
-        round_s = 0.0
+        pace = Pace()
         while True:
             try:
                 async with asyncio.timeout(TICK_S):
@@ -303,13 +301,9 @@ class SiteEngine:
             self._poked.clear()
             began_s = self._clock.boottime_s()
             self.tick(began_s, self._clock.now().timestamp())
-            # Rounds cost more on a big site, most where thousands of flips are open. Twice their length is left for what comes in, while
-            # that is not too long: else reports would wait behind rounds, and what is decided would be decided from old ones. Only for
-            # a moment after a first pod has come they wait: who comes with it shall not wait for a whole rest.
-            took_s = min(LONGEST_REST_S, self._clock.boottime_s() - began_s)
-            round_s += (took_s - round_s) / ROUNDS_REMEMBERED
-            rest_s = min(LONGEST_REST_S, max(SHORTEST_REST_S, 2.0 * round_s))
-            await asyncio.sleep(SHORTEST_REST_S if self.desk.is_gathering else rest_s)
+            now_s = self._clock.boottime_s()
+            pace = pace.after_round(now_s - began_s)
+            await asyncio.sleep(pace.rest_s(is_gathering=self.desk.is_gathering(now_s)))
 
     def tick(self, now_s: float, now_unix_s: float) -> None:
         """Decide once. Raises WrongState (FENCED) once a newer controller runs the site."""

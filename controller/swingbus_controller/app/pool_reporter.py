@@ -275,6 +275,8 @@ class PoolReporter:
             await self._tell_next()
 
     async def _tell_next(self) -> None:
+        if not self._stories:
+            return  # somebody else told it meanwhile
         story = self._stories.popleft()
         try:
             await self._cluster.calls.tell(story)

@@ -43,6 +43,7 @@ from swingbus_sim.scenario import Event, Scenario
 
 MEND_MODEL_S = 150.0
 PUSH_PERIOD_S = 1.0
+PIN_AGAIN_S = 1.0
 _SIM_OUTLIVES_S = 60.0
 
 
@@ -371,12 +372,22 @@ class Story:
         if self._pin_before_end_s is None:
             return
         await self._sleep_until(self.run.scenario.duration_s - self._pin_before_end_s)
-        for bank in self.watcher.seen.banks:
-            try:
-                await self.watcher.pin(bank.name, reason="the story ends")
-            except grpc.aio.AioRpcError as error:
-                self.run.note(f"{bank.name} was not pinned: {error.details()}")
+        left = [bank.name for bank in self.watcher.seen.banks]
+        told: set[str] = set()
+        while left := [name for name in left if not await self._is_pinned(name, told)]:
+            await asyncio.sleep(PIN_AGAIN_S)  # the controller may have been killed a moment ago
         self.run.note("every bank pinned: open flips finish, no new ones begin")
+
+    async def _is_pinned(self, bank: str, told: set[str]) -> bool:
+        assert self.watcher is not None
+        try:
+            await self.watcher.pin(bank, reason="the story ends")
+        except grpc.aio.AioRpcError as error:
+            if bank not in told:
+                self.run.note(f"{bank} is not pinned yet: {error.details()}")
+                told.add(bank)
+            return False
+        return True
 
     async def _wait_for_flips(self) -> None:
         assert self.watcher is not None

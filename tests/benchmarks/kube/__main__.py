@@ -10,8 +10,10 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from swingbus.faults import InvalidInput
 from tests.benchmarks.kube.contenders import Contender, PriorityClassContender
 from tests.benchmarks.kube.ours import Swingbus
 from tests.benchmarks.kube.report import read_report, table, write_report
@@ -77,18 +79,23 @@ def main() -> int:
         "python": platform.python_version(),
         "load_1m_at_start": os.getloadavg()[0],
     }
-    results, sittings = read_report(options.out) if options.resume else ([], [])
-    known = {(result.row.title, result.row.seed, result.contender) for result in results}
+    try:
+        results, sittings = read_report(options.out) if options.resume else ([], [])
+    except InvalidInput as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    known = {(result.row, result.contender) for result in results}
     left = [
         (number, row, kind)
         for number, row in enumerate(rows_of(options))
         for kind in _in_some_order(options.contenders, row.seed * 1000 + number)
-        if (row.title, row.seed, CONTENDERS[kind].name) not in known
+        if (row, CONTENDERS[kind].name) not in known
     ]
     for number, row, kind in left[: options.at_most]:
         settings.say(f"{row.title}: {CONTENDERS[kind].name}")
         keep = None if options.keep is None else options.keep / f"{number:02}-{kind}"
-        results.append(run_row(CONTENDERS[kind], row, settings.say, keep=keep))
+        result = run_row(CONTENDERS[kind], row, settings.say, keep=keep)
+        results.append(replace(result, sitting=len(sittings)))
         write_report(options.out, results, [*sittings, sitting])
     print(table(results))
     print(f"report: {options.out}")

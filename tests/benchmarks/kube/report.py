@@ -44,10 +44,10 @@ COLUMNS = (
 def write_report(path: Path, results: Sequence[Result], sittings: Sequence[dict[str, object]]) -> None:
     """Write all results. `sittings`: when and where they were measured."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"sittings": list(sittings), "results": [_record(r) for r in results]}, indent=1) + "\n",
-        encoding="utf-8",
-    )
+    text = json.dumps({"sittings": list(sittings), "results": [_record(r) for r in results]}, indent=1)
+    unfinished = path.with_name(f"{path.name}.tmp")  # who is told to end in between has lost nothing
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def read_report(path: Path) -> tuple[list[Result], list[dict[str, object]]]:

@@ -70,7 +70,7 @@ class Row:
         """For a table."""
         times = f" x {self.repeats}" if self.repeats > 1 else ""
         meters = f", {self.nodes_per_meter} nodes to a meter" if self.nodes_per_meter > 1 else ""
-        return f"{self.node_count} nodes, {self.arrivals}{times} arrive, {100 * self.limit_ratio:.0f} %{meters}"
+        return f"{self.node_count} nodes, {self.arrivals}{times} arrive, {round(100 * self.limit_ratio, 3):g} %{meters}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +117,7 @@ class Result:
         totals: watts and GPU-seconds of the whole stretch; watched_s its length; baseline_w the mean just before it.
         api_writes: by verb and resource, of everybody.
         used: by process.
+        sitting: which of the report's sittings it was measured in.
         notes: what a reader must know.
     """
 
@@ -138,6 +139,7 @@ class Result:
     api_writes: dict[str, int]
     used: dict[str, Used]
     setup_s: float
+    sitting: int = 0
     notes: tuple[str, ...] = ()
     own: dict[str, object] = field(default_factory=dict)
 

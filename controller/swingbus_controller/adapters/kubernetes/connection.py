@@ -103,9 +103,8 @@ class ApiConnection:
         try:
             async with asyncio.timeout(limit_s):
                 response = await self._open(call, shown)
-                if response.status == _REFUSED and (fresh := await self._renewed(shown)) is not None:
-                    response.close()
-                    response = await self._open(call, fresh)
+                if response.status == _REFUSED:
+                    response = await self._open_anew(call, response, shown)
         except TimeoutError as error:
             raise _timed_out(call, limit_s) from error
         try:
@@ -119,6 +118,20 @@ class ApiConnection:
             yield _Body(call, response)
         finally:
             response.close()
+
+    async def _open_anew(
+        self, call: ApiCall, refusal: aiohttp.ClientResponse, shown: str | None
+    ) -> aiohttp.ClientResponse:
+        """Return the answer to other credentials, or the refusal itself where there are none."""
+        try:
+            fresh = await self._renewed(shown)
+        except BaseException:
+            refusal.close()  # or it would hold its connection for ever
+            raise
+        if fresh is None:
+            return refusal
+        refusal.close()
+        return await self._open(call, fresh)
 
     async def _renewed(self, refused: str | None) -> str | None:
         """Return other credentials than the refused ones, None where there are none."""

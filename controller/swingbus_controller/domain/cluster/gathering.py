@@ -74,10 +74,9 @@ class Gathering:
         has_waited = self.looked_s - self.unplanned_since_s >= GATHER_S
         return self.wanted != self.planned_for and (is_first or not self.is_changing or has_waited)
 
-    @property
-    def is_young(self) -> bool:
+    def is_young(self, now_s: float) -> bool:
         """Tell whether the first came a moment ago: those that come right after it are looked for more often, this long and no longer."""
-        return self.looked_s - self.began_s < GATHER_S
+        return now_s - self.began_s < GATHER_S
 
     def planned(self) -> Gathering:
         """Note that a plan is made for what is wanted now."""
