@@ -7,7 +7,7 @@ what it changes of flips and placements is recorded first; nothing is moved for 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -15,13 +15,11 @@ import structlog
 from swingbus_controller.app.cluster_sights import BankSight, ViewSource, see_bank
 from swingbus_controller.app.flipping import FlipRunner
 from swingbus_controller.app.pod_following import PodFollowing
-from swingbus_controller.app.pod_rooms import PodRooms
+from swingbus_controller.app.pod_places import PodPlaces
 from swingbus_controller.app.recording import Recorder
 from swingbus_controller.domain.cluster.blocking import Blockings
 from swingbus_controller.domain.cluster.facts import ClusterPod, PodRef, PoolMode
 from swingbus_controller.domain.cluster.gathering import Gathering, Wanted
-from swingbus_controller.domain.cluster.leaving import Leaving
-from swingbus_controller.domain.cluster.placing import BankRoom, Placing, place_pods
 from swingbus_controller.domain.cluster.pod_moves import (
     DeleteMiner,
     EvictPod,
@@ -47,7 +45,6 @@ log = structlog.get_logger()
 SOURCE = "pods"
 # After the eviction's deadline a flip leaves its pod this long to end by itself.
 _LEAVING_GRACE_S = 60.0
-_HOLD_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,27 +72,24 @@ class ClusterDesk:
         self._report_of = report_of
         self._models = [model for model in state.models.values() if model.declared.is_in_cluster]
         self.sights: dict[str, BankSight] = {}
-        self._rooms = PodRooms(state, cluster)
         self._shown: dict[str, tuple[object, ...]] = {}
-        self.placing = Placing()
         self.blockings = Blockings()
+        self.places = PodPlaces(
+            state=state, cluster=cluster, blockings=self.blockings, resting_words=self.resting_words
+        )
         self._wishes: dict[str, list[UnitWish]] = {}
-        self._vacancies: dict[str, dict[int, PodRef]] = {}
         # What was worked out last, and from what: most rounds change nothing at most banks.
         self._wished: dict[str, tuple[tuple[object, ...], list[UnitWish]]] = {}
         self._in_place: dict[str, tuple[BankSight, list[UnitWish]]] = {}
         self._at_rest: dict[str, tuple[BankSight, list[UnitWish]]] = {}  # sight and wishes that ask for no move
-        self._without_place: dict[str, list[UnitWish]] = {}  # wishes among which no place of inference stands empty
         self._moves: dict[str, tuple[BankSight, list[UnitWish], list[ClusterPod], tuple[PodMove, ...]]] = {}
         self._waiting_owners: Counter[str] = Counter()
-        self._leaving = Leaving()
         self._ready: dict[str, frozenset[PodRef]] = {}
         self._ended_miners: dict[str, list[PodRef]] = {}
         self._rejected: dict[str, frozenset[PodRef]] = {}
         self._looked_s = 0.0
         self._viewed: dict[str, tuple[ViewSource, BankView]] = {}
         self._parties_of: tuple[list[ClusterPod], tuple[Party, ...]] | None = None
-        self._unplaced_since: dict[PodRef, float] = {}
         self._begun: dict[str, deque[float]] = {}  # by pool, when its last flips began
         self._gathering = Gathering()
         self._flips: FlipRunner | None = None
@@ -153,9 +147,10 @@ class ClusterDesk:
             if name in self._state.holdings:
                 self._swap(name, sight)
         if self._following is not None:
-            self._following.follow(self.placing.line, now_s)
-        self._place(now_s)
-        wanted = Wanted(places=self.placing.demand, at_most=self.placing.at_most)
+            self._following.follow(self.places.placing.line, now_s)
+        self.places.place(self.sights, self._wishes, self._waiting_owners, now_s)
+        placing = self.places.placing
+        wanted = Wanted(places=placing.demand, at_most=placing.at_most)
         self._gathering = self._gathering.look(wanted, now_s)
 
     def _see(self, model: BankModel, now_s: float) -> bool:
@@ -254,7 +249,7 @@ class ClusterDesk:
 
     def _unit_wishes(self, name: str, sight: BankSight) -> list[UnitWish]:
         holdings, flips = self._state.holdings[name], self._state.open_flips(name)
-        vacancies, is_locked_out = self._vacancies.get(name), name in self._state.lockouts
+        vacancies, is_locked_out = self.places.vacancies.get(name), name in self._state.lockouts
         asked = (holdings, flips, sight.free_units, vacancies, is_locked_out)
         known = self._wished.get(name)
         if known is None or known[0] != asked:
@@ -268,98 +263,6 @@ class ClusterDesk:
             )
             known = self._wished[name] = (asked, wishes)
         return known[1]
-
-    def _place(self, now_s: float) -> None:
-        named = {flip.pod for flip in self._state.open_flips() if flip.pod is not None}
-        leavers: list[PodRef] = []
-        for name, sight in self.sights.items():
-            going = [pod for pod in sight.customers() if pod.is_leaving and pod.ref not in named]
-            self._leaving.note(name, going, now_s)
-            leavers += [pod.ref for pod in going]
-        kept = self._leaving.kept_counts(self._waiting_owners, leavers, now_s)
-        rooms: list[BankRoom] = []
-        for name, sight in self.sights.items():
-            is_resting = self.blockings.is_resting(name, now_s)
-            room = self._rooms.room(sight, kept_count=kept.get(name, 0), is_resting=is_resting)
-            if room is not None:
-                rooms.append(room)
-        waiting = [
-            pod
-            for pod in self._cluster.unbound()
-            if pod.is_waiting and pod.ref not in named and not self.resting_words(pod)
-        ]
-        self.placing = place_pods(waiting, rooms, self._cluster.namespaces, holding=self._holding(now_s))
-        open_banks = {room.bank for room in rooms}
-        for name, sight in self.sights.items():
-            if name not in open_banks:
-                # Nobody is sent there, and whoever serves there is served: the rest of the demand is for other banks.
-                inference_class = sight.model.device_class.inference_class
-                used_count = sum(pod.gpu_count for pod in sight.customers() if not pod.is_leaving)
-                self.placing.at_most[name] = used_count
-                self.placing.demand[inference_class] = self.placing.demand.get(inference_class, 0) + used_count
-        taken: set[PodRef] = set()
-        for name, sight in self.sights.items():
-            self._vacancies[name] = self._fill(name, sight, named, taken)
-        if taken:
-            left: dict[int, list[ClusterPod]] = {}
-            for line in self.placing.line.values():
-                if id(line) not in left:
-                    left[id(line)] = [pod for pod in line if pod.ref not in taken]
-            self.placing.line = {name: left[id(line)] for name, line in self.placing.line.items()}
-
-    def _holding(self, now_s: float) -> set[PodRef]:
-        """Return pods of several units for which a bank is held now: for ten minutes of every twenty that they find no room.
-
-        Else small pods take each GPU that gets free; for ever it would keep GPUs from them for a pod that may never fit.
-        """
-        unplaced = self.placing.unplaced
-        self._unplaced_since = {ref: self._unplaced_since.get(ref, now_s) for ref in unplaced}
-        return {ref for ref, since_s in self._unplaced_since.items() if (now_s - since_s) % (2 * _HOLD_S) < _HOLD_S}
-
-    def _fill(self, name: str, sight: BankSight, named: Collection[PodRef], taken: set[PodRef]) -> dict[int, PodRef]:
-        """Let waiting pods into places of inference that stand empty: their watts are held, no flip is needed."""
-        wishes = self._wishes.get(name, [])
-        if self._without_place.get(name) is wishes:
-            return {}
-        empty = [wish.unit for wish in wishes if wish.tenant is Mode.INFERENCE and not wish.flip and wish.may_start]
-        if not empty:
-            self._without_place[name] = wishes
-        if not empty or not sight.may_move or self.blockings.is_resting(name, self._looked_s):
-            return {}
-        size = sight.model.device_class.unit_size
-        places = sum(w.tenant is Mode.INFERENCE and not w.flip for w in self._wishes[name]) * size
-        # Whoever was let go a moment ago has no unit yet, and fills a place all the same.
-        here = sum(pod.gpu_count for pod in sight.customers() if pod.ref not in named)
-        filled: dict[int, PodRef] = {}
-        for pod, units_count in self._half_placed(name, size):
-            here += units_count * size
-            for _ in range(min(units_count, len(empty)) if pod.is_waiting else 0):
-                filled[empty.pop(0)] = pod.ref
-        left_count = min(len(empty) * size, places - here)
-        for pod in self.placing.line.get(name, ()):
-            if pod.ref in taken:
-                continue
-            if pod.gpu_count > left_count:
-                break
-            left_count -= pod.gpu_count
-            taken.add(pod.ref)
-            for _ in range(pod.gpu_count // size):
-                filled[empty.pop(0)] = pod.ref
-        return filled
-
-    @property
-    def let_in(self) -> frozenset[PodRef]:
-        """Return waiting pods that get a place of inference that stands empty."""
-        return frozenset(ref for places in self._vacancies.values() for ref in places.values())
-
-    def _half_placed(self, name: str, size: int) -> list[tuple[ClusterPod, int]]:
-        """Return pods that flips bring to some of their units only, and how many places that stand empty they take besides."""
-        by_flips: dict[PodRef, int] = {}
-        for flip in self._state.open_flips(name):
-            if flip.pod is not None and flip.aim.mode is Mode.INFERENCE and flip.direction is Direction.FORWARD:
-                by_flips[flip.pod] = by_flips.get(flip.pod, 0) + flip.count
-        pods = [(pod, count) for ref, count in by_flips.items() if (pod := self._cluster.pod(ref)) is not None]
-        return [(pod, (pod.gpu_count - count) // size) for pod, count in pods if pod.gpu_count > count]
 
     # What the planner asks.
 
@@ -384,7 +287,7 @@ class ClusterDesk:
         for model in self._models:
             demand.pop(model.device_class.inference_class, None)
         if self._cluster.is_synced:
-            for inference_class, count in self.placing.demand.items():
+            for inference_class, count in self.places.placing.demand.items():
                 demand[inference_class] = Quote(value=float(count), source=SOURCE)
         return replace(view, inference_demand_gpus=demand)
 
@@ -415,14 +318,14 @@ class ClusterDesk:
         sight = self.sights.get(view.bank)
         if sight is None:
             return view
-        if sight.customers() or self._without_place.get(view.bank) is not self._wishes.get(view.bank):
+        if sight.customers() or not self.places.has_none_empty(view.bank, self._wishes.get(view.bank)):
             return self.bank_view_anew(view, sight, now_s)
         # Nobody here is asked to go, so time and budgets change nothing: the same sight and wishes show the same.
         source = ViewSource(
             view=view,
             sight=sight,
             wishes=self._wishes.get(view.bank),
-            at_most=self.placing.at_most.get(view.bank, 0),
+            at_most=self.places.placing.at_most.get(view.bank, 0),
             parties_in=self._parties_in(sight),
         )
         known = self._viewed.get(view.bank)
@@ -437,7 +340,7 @@ class ClusterDesk:
             return replace(
                 view,
                 pinned_reason=view.pinned_reason or sight.frozen,
-                inference_at_most=self.placing.at_most.get(view.bank, 0),
+                inference_at_most=self.places.placing.at_most.get(view.bank, 0),
                 parties_in=(),
             )
         bars = {
@@ -454,7 +357,7 @@ class ClusterDesk:
             view,
             dwell_s={Mode.MINING: pool.dwell_mining_s, Mode.INFERENCE: pool.dwell_inference_s},
             barred_points=frozenset(barred),
-            inference_at_most=self.placing.at_most.get(view.bank, 0),
+            inference_at_most=self.places.placing.at_most.get(view.bank, 0),
             parties_in=self._parties_in(sight),
             parties_out=self._parties_out(sight, now_s),
         )
@@ -471,7 +374,7 @@ class ClusterDesk:
             if misplaced and not pod.is_leaving and pod.ref not in named:
                 count = len(misplaced) * sight.model.device_class.unit_size
                 uninvited.append(Party(name=pod.ref.token, count=count, unit_ids=misplaced))
-        line = self.placing.line.get(sight.model.name, [])
+        line = self.places.placing.line.get(sight.model.name, [])
         if self._parties_of is None or self._parties_of[0] is not line:
             # Most banks have the same pods in line, in one list (`place_pods`): who they are is said once for all of them.
             parties = tuple(Party(name=pod.ref.token, count=pod.gpu_count) for pod in line)

@@ -194,13 +194,13 @@ def _in_line(engine: SiteEngine, waiting: Sequence[ClusterPod]) -> frozenset[Pod
     if all(pod.gpu_count == 1 for pod in waiting):
         return frozenset()
     sizes = {name: model.device_class.unit_size for name, model in engine.state.models.items()}
-    lines = engine.desk.placing.line.items()
+    lines = engine.desk.places.placing.line.items()
     return frozenset(pod.ref for bank, line in lines for pod in line if pod.gpu_count > sizes[bank])
 
 
 def _arriving(engine: SiteEngine, now_s: float) -> dict[PodRef, str]:
     """Return who is brought by a flip or an empty place, each with what holds its flip up."""
-    found = dict.fromkeys(engine.desk.let_in, "")
+    found = dict.fromkeys(engine.desk.places.let_in, "")
     for flip in engine.state.open_flips():
         if flip.pod is None:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swingbus_controller.app.cluster_desk import _HOLD_S
+from swingbus_controller.app.pod_places import _HOLD_S
 from tests.fakes.pod_site import GPUS, PodSite, settled_pod_site
 
 
