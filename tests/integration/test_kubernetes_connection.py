@@ -18,7 +18,7 @@ from swingbus_controller.adapters.kubernetes.access import load_in_cluster
 from swingbus_controller.adapters.kubernetes.answers import fault_of
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection, ConnectionSettings
 from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
-from swingbus_controller.adapters.kubernetes.resources import PODS, ApiCall
+from swingbus_controller.adapters.kubernetes.resources import JSON_PATCH, PODS, ApiCall
 from tests.fakes.api_server.certificates import write_certificates
 from tests.fakes.api_server.faults import CutBody, Hang, Html, Redirect
 from tests.fakes.api_server.server import TOKEN, FakeApiServer
@@ -178,6 +178,16 @@ async def test_a_kubeconfig_s_other_name_and_proxy_are_kept(server: FakeApiServe
     ) as api:
         with pytest.raises(Unreachable, match="for another name"):
             await api.call(LIST)
+
+
+async def test_a_kept_connection_that_the_server_has_closed_costs_nothing(server: FakeApiServer) -> None:
+    """Kept for the next wave of calls; where the other side went meanwhile, the next call, a write too, goes over a new one."""
+    lift = ApiCall(verb="patch", resource=PODS, namespace="a", name="none", body=[], content_type=JSON_PATCH)
+    async with connected(server) as api:
+        assert (await api.call(LIST)).is_ok
+        await server.start(await server.stop())
+        assert (await api.call(lift)).code == 404
+        assert len(server.asked) == 2
 
 
 async def test_a_redirect_is_not_followed(server: FakeApiServer) -> None:
