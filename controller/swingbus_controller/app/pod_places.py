@@ -126,7 +126,7 @@ class PodPlaces:
     ) -> dict[int, PodRef]:
         """Let waiting pods into places of inference that stand empty: their watts are held, no flip is needed."""
         name = sight.model.name
-        if self._without_place.get(name) is wishes:
+        if self.has_none_empty(name, wishes):
             return {}
         empty = [wish.unit for wish in wishes if wish.tenant is Mode.INFERENCE and not wish.flip and wish.may_start]
         if not empty:
