@@ -30,7 +30,7 @@ from swingbus_controller.ports.cluster import CallAnswer
 from swingbus_sim.cluster.up import Cluster
 from tests.cluster.pods import make_namespace
 from tests.fakes.pod_site import POOL
-from tests.fakes.reported_site import ReportedSite
+from tests.fakes.reported_site import ReportedSite, tell_waiting
 
 pytestmark = pytest.mark.cluster
 _WAIT_S = 20.0
@@ -118,7 +118,7 @@ class Rig:
             while self.pool.revision != self.read()["metadata"]["resourceVersion"]:
                 await asyncio.sleep(0.02)
         await self.reporter.report()
-        await self.reporter.tell_waiting()
+        await tell_waiting(self.reporter)
 
     def read(self) -> dict[str, Any]:
         """Return the pool as the API server has it."""
@@ -291,7 +291,7 @@ async def test_events_of_flips_appear_once_on_pods_nodes_and_the_pool(rig: Rig) 
     )
     sent_count = len(rig.api.writes)
     await again.report()
-    await again.tell_waiting()
+    await tell_waiting(again)
     assert len(rig.api.writes) >= sent_count + 2, "the flips that ended a moment ago are told again"
     assert {each["metadata"]["name"] for each in rig.events()} == {each["metadata"]["name"] for each in told}
     assert set(rig.api.refused) == {409}

@@ -59,7 +59,7 @@ class ReportedSite(PodSite):
 
     async def _report(self, reporter: PoolReporter) -> None:
         await reporter.report()
-        await reporter.tell_waiting()
+        await tell_waiting(reporter)
 
     @property
     def words(self) -> PoolWords:
@@ -78,6 +78,12 @@ class ReportedSite(PodSite):
     def writes_count(self) -> int:
         """Return how often the status was written."""
         return self.cluster.log.count("status pool")
+
+
+async def tell_waiting(reporter: PoolReporter) -> None:
+    """Let a reporter tell every event that waits, without a pause."""
+    while reporter.waiting_count:
+        await reporter.tell_next()
 
 
 def settled_reported_site(**options: Any) -> ReportedSite:

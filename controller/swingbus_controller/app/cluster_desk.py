@@ -36,7 +36,7 @@ from swingbus_controller.domain.flips.placement import BankModel
 from swingbus_controller.domain.flips.pods_seen import PodsSeen
 from swingbus_controller.domain.flips.unit_roles import Swap, find_limit_swaps, find_swaps, swap_roles, unit_wishes
 from swingbus_controller.domain.planning.market import MarketView, Quote
-from swingbus_controller.domain.planning.plan import BankView, Party
+from swingbus_controller.domain.planning.plan import Askers, BankView, Party
 from swingbus_controller.domain.planning.points import Mode
 from swingbus_controller.domain.planning.policy import FlipTimes
 from swingbus_controller.domain.site_state import SiteState, payload
@@ -325,8 +325,6 @@ class ClusterDesk:
             view=view,
             sight=sight,
             wishes=self._wishes.get(view.bank),
-            at_most=self.places.placing.at_most.get(view.bank, 0),
-            parties_in=self._parties_in(sight),
         )
         known = self._viewed.get(view.bank)
         if known is None or not known[0].is_same(source):
@@ -337,12 +335,7 @@ class ClusterDesk:
         """Return the same, whatever was shown before."""
         pool = sight.pool
         if not sight.may_move or pool is None:
-            return replace(
-                view,
-                pinned_reason=view.pinned_reason or sight.frozen,
-                inference_at_most=self.places.placing.at_most.get(view.bank, 0),
-                parties_in=(),
-            )
+            return replace(view, pinned_reason=view.pinned_reason or sight.frozen)
         bars = {
             Mode.MINING: not pool.is_mining_enabled or pool.mode is PoolMode.DRAIN,
             Mode.INFERENCE: pool.mode is PoolMode.DRAIN,
@@ -357,23 +350,24 @@ class ClusterDesk:
             view,
             dwell_s={Mode.MINING: pool.dwell_mining_s, Mode.INFERENCE: pool.dwell_inference_s},
             barred_points=frozenset(barred),
-            inference_at_most=self.places.placing.at_most.get(view.bank, 0),
-            parties_in=self._parties_in(sight),
             parties_out=self._parties_out(sight, now_s),
         )
 
+    def askers(self) -> dict[str, Askers]:
+        """Return who asks for inference in each bank whose workloads are pods."""
+        found: dict[str, Askers] = {}
+        known: dict[tuple[int, int], Askers] = {}  # most banks have the same line
+        for name, sight in self.sights.items():
+            at_most = self.places.placing.at_most.get(name, 0)
+            parties = self._parties_in(sight) if sight.may_move else ()
+            key = (at_most, id(parties))
+            if key not in known:
+                known[key] = Askers(at_most=at_most, parties=parties)
+            found[name] = known[key]
+        return found
+
     def _parties_in(self, sight: BankSight) -> tuple[Party, ...]:
-        named = {flip.pod for flip in self._state.open_flips(sight.model.name)}
-        customers = sight.customers()
-        roles = {wish.unit: wish for wish in self._wishes.get(sight.model.name, ())} if customers else {}
-        # Who runs here without a place of inference (let go by somebody else, or left over) gets one first.
-        uninvited: list[Party] = []
-        for pod in customers:
-            held = sorted(sight.units.get(pod.key, frozenset()) & roles.keys())
-            misplaced = tuple(str(unit) for unit in held if roles[unit].tenant is not Mode.INFERENCE)
-            if misplaced and not pod.is_leaving and pod.ref not in named:
-                count = len(misplaced) * sight.model.device_class.unit_size
-                uninvited.append(Party(name=pod.ref.token, count=count, unit_ids=misplaced))
+        uninvited = self._uninvited(sight) if sight.customers() else []
         line = self.places.placing.line.get(sight.model.name, [])
         if self._parties_of is None or self._parties_of[0] is not line:
             # Most banks have the same pods in line, in one list (`place_pods`): who they are is said once for all of them.
@@ -381,6 +375,19 @@ class ClusterDesk:
             known = () if self._parties_of is None else self._parties_of[1]
             self._parties_of = (line, known if known == parties else parties)
         return (*uninvited, *self._parties_of[1]) if uninvited else self._parties_of[1]
+
+    def _uninvited(self, sight: BankSight) -> list[Party]:
+        """Who runs here without a place of inference (let go by somebody else, or left over) gets one first."""
+        named = {flip.pod for flip in self._state.open_flips(sight.model.name)}
+        roles = {wish.unit: wish for wish in self._wishes.get(sight.model.name, ())}
+        uninvited: list[Party] = []
+        for pod in sight.customers():
+            held = sorted(sight.units.get(pod.key, frozenset()) & roles.keys())
+            misplaced = tuple(str(unit) for unit in held if roles[unit].tenant is not Mode.INFERENCE)
+            if misplaced and not pod.is_leaving and pod.ref not in named:
+                count = len(misplaced) * sight.model.device_class.unit_size
+                uninvited.append(Party(name=pod.ref.token, count=count, unit_ids=misplaced))
+        return uninvited
 
     def _parties_out(self, sight: BankSight, now_s: float) -> tuple[Party, ...]:
         name, size = sight.model.name, sight.model.device_class.unit_size

@@ -22,7 +22,7 @@ from swingbus_controller.domain.flips.pods_seen import (
     tenants_of_units,
     units_of_pods,
 )
-from swingbus_controller.domain.planning.plan import BankView, Party
+from swingbus_controller.domain.planning.plan import BankView
 from swingbus_controller.domain.planning.points import Mode
 from swingbus_controller.domain.site.sitefile import SiteFile
 
@@ -88,13 +88,10 @@ class ViewSource:
     view: BankView
     sight: BankSight
     wishes: list[UnitWish] | None
-    at_most: int
-    parties_in: tuple[Party, ...]
 
     def is_same(self, other: ViewSource) -> bool:
-        """Tell whether nothing has changed. All but the number are replaced, never changed: the same object says the same."""
-        is_seen_so = self.view is other.view and self.sight is other.sight and self.wishes is other.wishes
-        return is_seen_so and self.at_most == other.at_most and self.parties_in is other.parties_in
+        """Tell whether nothing has changed. All is replaced, never changed: the same object says the same."""
+        return self.view is other.view and self.sight is other.sight and self.wishes is other.wishes
 
 
 def see_bank(

@@ -473,7 +473,7 @@ class SiteEngine:
         market = self.desk.market(self._market(now_unix_s))
         self.desk.take_news()
         self.plan, self.admission = make_plan(
-            self.state, self.views, holdings, market, revision, now_s, now_unix_s, in_cluster=self.desk.bank_view
+            self.state, self.views, holdings, market, revision, now_s, now_unix_s, cluster=self.desk
         )
         if not is_control or not self.state.ledger.i1_holds(now_s):
             return

@@ -6,6 +6,7 @@ Refuses to decide anything itself: `planner.plan` and `admission.admit` do. A pl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from swingbus_controller.app.bank_views import BankViews
 from swingbus_controller.domain.flips.admission import Admission, admit, flip_of
@@ -18,6 +19,7 @@ from swingbus_controller.domain.planning.market import MarketView
 from swingbus_controller.domain.planning.outcome import standing_room
 from swingbus_controller.domain.planning.packing import EPSILON_W
 from swingbus_controller.domain.planning.plan import (
+    Askers,
     Authority,
     BankView,
     FeederView,
@@ -78,8 +80,14 @@ def _soon(limit: Limit, now_s: float) -> float:
     return float("inf") if watts is None else watts
 
 
-def _as_it_is(view: BankView, now_s: float) -> BankView:
-    return view
+class InCluster(Protocol):
+    """What a cluster adds to banks whose workloads are pods."""
+
+    def bank_view(self, view: BankView, now_s: float) -> BankView:
+        """Return a bank as the planner is to see it."""
+
+    def askers(self) -> Mapping[str, Askers]:
+        """Return who asks for inference in such banks, by bank."""
 
 
 def plan_view(
@@ -89,23 +97,22 @@ def plan_view(
     revision: int,
     now_s: float,
     now_unix_s: float,
-    *,
-    in_cluster: Callable[[BankView, float], BankView] = _as_it_is,
+    cluster: InCluster | None = None,
 ) -> PlanView:
     """Return the fleet as the planner sees it; banks that nobody has reported yet are left out, but for what they may claim.
 
     Args:
         views: of this state's banks.
-        in_cluster: adds what the cluster says of a bank whose workloads are pods.
+        cluster: where workloads of banks are pods.
     """
+    banks = (views.view(name, held, now_s, now_unix_s) for name, held in sorted(holdings.items()))
     return PlanView(
         revision=revision,
         site=state.site.name,
         feeders=feeder_views(state, holdings, now_s, now_unix_s),
-        banks=tuple(
-            in_cluster(views.view(name, held, now_s, now_unix_s), now_s) for name, held in sorted(holdings.items())
-        ),
+        banks=tuple(banks if cluster is None else (cluster.bank_view(bank, now_s) for bank in banks)),
         firm_needs=needs_at(state.reservations.values(), now_unix_s),
+        askers={} if cluster is None else cluster.askers(),
         authority=state.authority,
     )
 
@@ -119,10 +126,10 @@ def make_plan(
     now_s: float,
     now_unix_s: float,
     *,
-    in_cluster: Callable[[BankView, float], BankView] = _as_it_is,
+    cluster: InCluster | None = None,
 ) -> tuple[Plan, Admission]:
     """Return a plan for now and which of its moves may begin; `holdings` are those recorded or, below CONTROL, those reported."""
-    view = plan_view(state, views, holdings, revision, now_s, now_unix_s, in_cluster=in_cluster)
+    view = plan_view(state, views, holdings, revision, now_s, now_unix_s, cluster)
     made = plan(view, market, state.site.policy, now_unix_s)
     return made, admit(made, view, now_unix_s)
 

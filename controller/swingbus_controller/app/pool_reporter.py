@@ -260,7 +260,7 @@ class PoolReporter:
         while True:
             await self._has_stories.wait()
             await self._let_moves_go_first()
-            await self._tell_next()
+            await self.tell_next()
 
     async def _let_moves_go_first(self) -> None:
         latest_s = (
@@ -269,14 +269,13 @@ class PoolReporter:
         while (wait_s := min(self._moved_s + _AFTER_MOVES_S, latest_s) - self._clock.boottime_s()) > 0:
             await self._clock.sleep(wait_s)
 
-    async def tell_waiting(self) -> None:
-        """Tell every event that waits."""
-        while self._stories:
-            await self._tell_next()
+    @property
+    def waiting_count(self) -> int:
+        """How many events wait to be told."""
+        return len(self._stories)
 
-    async def _tell_next(self) -> None:
-        if not self._stories:
-            return  # somebody else told it meanwhile
+    async def tell_next(self) -> None:
+        """Tell the event that waits longest; there has to be one."""
         story = self._stories.popleft()
         try:
             await self._cluster.calls.tell(story)

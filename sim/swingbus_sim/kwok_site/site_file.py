@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swingbus_sim.catalogue import GpuClass
 from swingbus_sim.kwok_site.plan import BANK, LIMIT_FACTOR, MINE_W, REST_W, SERVE_W, SitePlan
 
 GRID_METER = "m-grid"
@@ -79,7 +80,7 @@ power_w = {serve_w:.0f}
 draw_w = {inference_draw_w:.0f}
 throughput_ratio = 1.0
 
-[[class.point]]
+{lower}[[class.point]]
 name = "standby"
 mode = "standby"
 power_w = {rest_w:.0f}
@@ -106,6 +107,14 @@ gpu_dwell_s = {dwell_s:g}
 cap_dwell_s = {dwell_s:g}
 spot_first = true
 max_flips_in_flight = {flips_in_flight}
+"""
+_LOWER = """[[class.point]]
+name = "serve-low"
+mode = "inference"
+power_w = {serve_w:.0f}
+draw_w = {inference_draw_w:.0f}
+throughput_ratio = {throughput_ratio:.3f}
+
 """
 _FEEDER = """
 [[feeder]]
@@ -145,12 +154,14 @@ def write_site(
     dwell_s: float = 20.0,
     ttl_s: float = 60.0,
     flips_in_flight: int = 512,
+    low_serve_w: float | None = None,
     more: str = "",
 ) -> str:
     """Return the file's text.
 
     Args:
         pool: the CapacityPool whose pods are the banks' workloads; None leaves workloads to the agents.
+        low_serve_w: a second, lower limit that inference may run at; None for one limit only.
         more: further tables, at the end.
     """
     gpu = plan.gpu
@@ -177,6 +188,7 @@ def write_site(
             mining_draw_w=gpu.mining_w,
             serve_w=SERVE_W,
             inference_draw_w=gpu.inference_full_w,
+            lower="" if low_serve_w is None else _lower(gpu, low_serve_w),
             rest_w=REST_W,
             idle_w=gpu.idle_w,
             is_mining_allowed=str(is_mining_allowed).lower(),
@@ -200,3 +212,8 @@ def write_site(
         if pool is not None:
             parts.append(_PODS.format(node=node, pool=pool))
     return "".join([*parts, more])
+
+
+def _lower(gpu: GpuClass, limit_w: float) -> str:
+    draw_w = min(limit_w, gpu.inference_full_w)
+    return _LOWER.format(serve_w=limit_w, inference_draw_w=draw_w, throughput_ratio=gpu.throughput_ratio(limit_w))

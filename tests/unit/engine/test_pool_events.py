@@ -14,7 +14,7 @@ from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.cluster.pod_moves import DeleteMiner
 from swingbus_controller.domain.cluster.pool_words import Story
 from swingbus_controller.ports.cluster import CallAnswer, CallOutcome
-from tests.fakes.reported_site import ReportedSite
+from tests.fakes.reported_site import ReportedSite, tell_waiting
 from tests.fakes.site import VirtualSite
 
 Settled = Callable[..., ReportedSite]
@@ -38,11 +38,11 @@ def test_event_that_fails_is_dropped_and_the_next_is_told(settled: Settled) -> N
     site.cluster.tell = tell  # type: ignore[method-assign]
     site.cluster.stories.clear()
     reporter = _reporter_with(site, 3)
-    site._loop.run_until_complete(reporter.tell_waiting())
+    site._loop.run_until_complete(tell_waiting(reporter))
     assert [story.about for story in site.cluster.stories] == ["n1", "n2"]
     failing.append(WrongState("no permit"))
     reporter = _reporter_with(site, 3)
-    site._loop.run_until_complete(reporter.tell_waiting())
+    site._loop.run_until_complete(tell_waiting(reporter))
     assert len(site.cluster.stories) == 2
 
 
@@ -51,7 +51,7 @@ def test_events_that_wait_are_bounded(settled: Settled) -> None:
     site = settled()
     site.cluster.stories.clear()
     reporter = _reporter_with(site, MOST_STORIES + 50)
-    site._loop.run_until_complete(reporter.tell_waiting())
+    site._loop.run_until_complete(tell_waiting(reporter))
     assert len(site.cluster.stories) == MOST_STORIES
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swingbus_controller.domain.flips.parties import assign_parties, parties_of
-from swingbus_controller.domain.planning.plan import BankView, Move, Party, Reason
+from swingbus_controller.domain.planning.plan import Askers, BankView, Move, Party, Reason
 from swingbus_controller.domain.planning.planner import plan
 from swingbus_controller.domain.planning.points import DeviceKind, Mode
 from tests.unit.planner.sites import NOW_S, POLICY, make_gpus, make_market, make_view
@@ -55,11 +55,11 @@ def test_who_comes_comes_whole_in_line_and_on_units_of_its_own(
     bank = a_bank(gpu_mine=mining, standby=resting, inference=empty)
     idle = tuple(Party(name="", count=1, unit_ids=(unit,)) for unit in units_at(bank, "inference"))
     line = tuple(Party(name=f"p{n}", count=size) for n, size in enumerate(sizes))
-    bank = replace(bank, parties_in=line, parties_out=idle)
+    bank = replace(bank, parties_out=idle)
     moves = [
         a_move(units_at(bank, point), point, "inference") for point in ("gpu-mine", "standby") if units_at(bank, point)
     ]
-    parts = assign_parties(bank, moves, POLICY, NOW_S)
+    parts = assign_parties(bank, line, moves, POLICY, NOW_S)
     units = [unit for found in parts.values() for _, ids, _ in found for unit in ids]
     assert len(units) == len(set(units))
     for at, found in parts.items():
@@ -91,20 +91,20 @@ def test_who_leaves_leaves_whole_and_after_its_dwell_and_nobody_in_its_stead() -
         ),
     )
     one = a_move(units_at(ripe, "inference")[:1], "inference", "gpu-mine")
-    assert assign_parties(bank, [one], POLICY, NOW_S) == {0: []}
+    assert assign_parties(bank, (), [one], POLICY, NOW_S) == {0: []}
     forced = replace(one, reason=Reason.LIMIT)
-    assert assign_parties(bank, [forced], POLICY, NOW_S) == {0: [(1, ("9",), "young")]}
+    assert assign_parties(bank, (), [forced], POLICY, NOW_S) == {0: [(1, ("9",), "young")]}
     three = replace(one, count=3)
-    assert assign_parties(bank, [three], POLICY, NOW_S) == {0: [(2, units_at(ripe, "inference"), "pair")]}
+    assert assign_parties(bank, (), [three], POLICY, NOW_S) == {0: [(2, units_at(ripe, "inference"), "pair")]}
 
 
 def test_who_works_here_uninvited_gets_the_units_that_it_has() -> None:
     """The plan chose other units of the same point: they are exchanged."""
     bank = a_bank(gpu_mine=4)
     mine = units_at(bank, "gpu-mine")
-    bank = replace(bank, parties_in=(Party(name="p", count=1, unit_ids=(mine[3],)),))
+    worker = Party(name="p", count=1, unit_ids=(mine[3],))
     move = a_move(mine[:1], "gpu-mine", "inference")
-    assert assign_parties(bank, [move], POLICY, NOW_S) == {0: [(1, (mine[3],), "p")]}
+    assert assign_parties(bank, [worker], [move], POLICY, NOW_S) == {0: [(1, (mine[3],), "p")]}
 
 
 def test_parties_leave_idle_units_first() -> None:
@@ -119,9 +119,11 @@ def test_parties_leave_idle_units_first() -> None:
     assert [party.goes_anyway for party in parties] == [True, True, False, True]
 
 
-def wanted(bank: BankView, *, demand: float = 8.0) -> dict[str, int]:
+def wanted(bank: BankView, *, demand: float = 8.0, at_most: int | None = None) -> dict[str, int]:
     """Return what the planner wants of a bank where watts are no matter."""
-    made = plan(make_view((bank,), grid_w=1e6), make_market(demand=demand), POLICY, NOW_S)
+    askers = {} if at_most is None else {"g": Askers(at_most=at_most)}
+    view = replace(make_view((bank,), grid_w=1e6), askers=askers)
+    made = plan(view, make_market(demand=demand), POLICY, NOW_S)
     target = made.target("g")
     assert target is not None
     return dict(target.counts)
@@ -131,8 +133,8 @@ def test_inference_goes_to_a_bank_only_as_far_as_somebody_would_use_it_there() -
     """Demand of a class is eight, three would come here."""
     bank = a_bank(gpu_mine=8)
     assert wanted(bank) == {"inference": 8}
-    assert wanted(replace(bank, inference_at_most=3)) == {"inference": 3, "gpu-mine": 5}
-    assert wanted(replace(bank, inference_at_most=0)) == {"gpu-mine": 8}
+    assert wanted(bank, at_most=3) == {"inference": 3, "gpu-mine": 5}
+    assert wanted(bank, at_most=0) == {"gpu-mine": 8}
 
 
 def test_devices_leave_a_barred_point_though_it_costs_and_none_goes_there() -> None:
@@ -161,7 +163,7 @@ def test_a_unit_that_somebody_leaves_with_is_not_also_changed_to_another_limit(
     capped = data.draw(st.integers(0, 6 - leaving))
     # Those that stand empty, in an order that the plan does not know.
     empty = tuple(Party(name="", count=1, unit_ids=(units[n],)) for n in order)
-    bank = replace(bank, parties_in=(), parties_out=empty)
+    bank = replace(bank, parties_out=empty)
     moves = [
         move
         for move in (
@@ -170,7 +172,7 @@ def test_a_unit_that_somebody_leaves_with_is_not_also_changed_to_another_limit(
         )
         if move.unit_ids
     ]
-    parts = assign_parties(bank, moves, POLICY, NOW_S)
+    parts = assign_parties(bank, (), moves, POLICY, NOW_S)
     chosen = [
         [unit for _, ids, _ in parts[at] for unit in ids] if at in parts else list(move.unit_ids)
         for at, move in enumerate(moves)
@@ -186,11 +188,11 @@ def test_a_limit_that_was_changed_a_moment_ago_is_not_changed_in_anothers_stead(
     fresh = replace(holding, count=1, unit_ids=holding.unit_ids[:1], since_s=NOW_S - 1.0, mode_since_s=0.0)
     old = replace(holding, count=1, unit_ids=holding.unit_ids[1:])
     leaver = Party(name="", count=1, unit_ids=old.unit_ids)
-    bank = replace(bank, holdings=(fresh, old), parties_in=(), parties_out=(leaver,))
+    bank = replace(bank, holdings=(fresh, old), parties_out=(leaver,))
     out = a_move(fresh.unit_ids, "inference", "standby")
     for reason, expected in ((Reason.CAP_TO_FIT, []), (Reason.LIMIT, [(1, fresh.unit_ids, "")])):
         moves = [out, a_move(old.unit_ids, "inference", "inference-low", reason)]
-        parts = assign_parties(bank, moves, POLICY, NOW_S)
+        parts = assign_parties(bank, (), moves, POLICY, NOW_S)
         assert parts == {0: [(1, old.unit_ids, "")], 1: expected}
 
 
@@ -203,9 +205,9 @@ def test_limits_are_lowered_where_nobody_is_and_raised_where_somebody_is() -> No
         bank = a_bank(**{start.replace("-", "_"): 4})
         units = units_at(bank, start)
         empty = tuple(Party(name="", count=1, unit_ids=(unit,), goes_anyway=True) for unit in units[2:])
-        bank = replace(bank, parties_in=(), parties_out=empty)
+        bank = replace(bank, parties_out=empty)
         move = replace(a_move(units[1:3], start, end), claim_delta_w=delta_w)
-        parts = assign_parties(bank, [move], POLICY, NOW_S)
+        parts = assign_parties(bank, (), [move], POLICY, NOW_S)
         assert sorted(unit for _, ids, _ in parts[0] for unit in ids) == [units[n] for n in expected]
 
 
@@ -215,10 +217,10 @@ def test_nobody_is_sent_away_in_place_of_one_who_goes_anyway() -> None:
     high, low = units_at(bank, "inference"), units_at(bank, "inference-low")
     for leaver in (Party(name="", count=1, unit_ids=high), Party(name="leaves", count=1, unit_ids=high)):
         leavers = (replace(leaver, goes_anyway=True), Party(name="stays", count=1, unit_ids=low))
-        bank = replace(bank, parties_in=(), parties_out=leavers)
+        bank = replace(bank, parties_out=leavers)
         out = a_move(low, "inference-low", "gpu-mine")
-        assert assign_parties(bank, [out], POLICY, NOW_S) == {0: []}
+        assert assign_parties(bank, (), [out], POLICY, NOW_S) == {0: []}
         forced = replace(out, reason=Reason.LIMIT)
-        assert assign_parties(bank, [forced], POLICY, NOW_S) == {0: [(1, low, "stays")]}
+        assert assign_parties(bank, (), [forced], POLICY, NOW_S) == {0: [(1, low, "stays")]}
         both = [out, a_move(high, "inference", "gpu-mine")]
-        assert assign_parties(bank, both, POLICY, NOW_S) == {0: [(1, low, "stays")], 1: [(1, high, leaver.name)]}
+        assert assign_parties(bank, (), both, POLICY, NOW_S) == {0: [(1, low, "stays")], 1: [(1, high, leaver.name)]}

@@ -314,3 +314,15 @@ def test_banks_of_pods_name_their_node_and_pool() -> None:
     assert [(b["workloads"], b["node"], b["pool"]) for b in banks] == [
         ("kubernetes", name, "c07-h100") for name in plan.nodes
     ]
+
+
+def test_inference_may_have_a_lower_limit_beside_the_full_one(tmp_path: Path) -> None:
+    """Its throughput is the catalogue's; without one the controller knows a single limit for inference."""
+    plan = SitePlan(node_count=1)
+    path = tmp_path / "site.toml"
+    found = []
+    for low_serve_w in (None, 500.0):
+        path.write_text(write_site(plan, low_serve_w=low_serve_w), encoding="utf-8")
+        (gpus,) = load_configuration(path, environment={}).site.classes.values()
+        found.append({p.power_w: p.throughput_ratio for p in gpus.points if p.mode.value == "inference"})
+    assert found == [{700.0: 1.0}, {700.0: 1.0, 500.0: pytest.approx(plan.gpu.throughput_ratio(500.0), abs=1e-3)}]

@@ -10,7 +10,7 @@ Invariant: claims now + flips that start now never exceed a feeder; with every w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from swingbus_controller.domain.cluster.facts import PodRef
@@ -164,11 +164,11 @@ def _parties(view: PlanView, moves: Sequence[Move], policy: Policy, now_s: float
     for at, move in enumerate(moves):
         places.setdefault(move.bank, []).append(at)
     for bank in sorted(view.banks, key=lambda each: each.bank):
-        own = places.get(bank.bank)
-        if bank.parties_in is None or own is None:
+        own, askers = places.get(bank.bank), view.askers.get(bank.bank)
+        if askers is None or own is None:
             continue
-        waiting = tuple(party for party in bank.parties_in if party.name not in placed) if placed else bank.parties_in
-        parts = assign_parties(replace(bank, parties_in=waiting), [moves[at] for at in own], policy, now_s)
+        waiting = [party for party in askers.parties if party.name not in placed]
+        parts = assign_parties(bank, waiting, [moves[at] for at in own], policy, now_s)
         found[bank.bank] = {own[number]: each for number, each in parts.items()}
         placed |= {name for each in parts.values() for _, _, name in each}
     return found

@@ -33,9 +33,14 @@ def why_left_out(move: Move) -> str:
     return "somebody is there who was not let go" if move.is_mode_flip else "who holds them leaves"
 
 
-def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s: float) -> dict[int, list[Part]]:
+def assign_parties(
+    bank: BankView, waiting: Sequence[Party], moves: Sequence[Move], policy: Policy, now_s: float
+) -> dict[int, list[Part]]:
     """Return the parts of a bank's moves into and out of inference, of those that only change a limit, and of those between mining and rest
     where somebody is who was not let go, by the move's place among `moves`.
+
+    Args:
+        waiting: who waits to come into inference here, first in line first.
     """
     here = [(at, move) for at, move in enumerate(moves) if move.bank == bank.bank and names_parties(move)]
     into = [(at, move) for at, move in here if move.to_mode is Mode.INFERENCE]
@@ -50,12 +55,18 @@ def assign_parties(bank: BankView, moves: Sequence[Move], policy: Policy, now_s:
         for unit in holding.unit_ids
         if unit not in chosen
     }
-    parts = _let_in(bank, into, empty_count, others) | _let_out(bank, out, policy, now_s)
-    return parts | _beside_uninvited(bank, moves, others) | _changes_of_limits(bank, moves, parts, policy, now_s)
+    parts = _let_in(bank, waiting, into, empty_count, others) | _let_out(bank, out, policy, now_s)
+    return (
+        parts | _beside_uninvited(bank, waiting, moves, others) | _changes_of_limits(bank, moves, parts, policy, now_s)
+    )
 
 
 def _let_in(
-    bank: BankView, moves: Sequence[tuple[int, Move]], empty_count: int, others: dict[str, str]
+    bank: BankView,
+    waiting: Sequence[Party],
+    moves: Sequence[tuple[int, Move]],
+    empty_count: int,
+    others: dict[str, str],
 ) -> dict[int, list[Part]]:
     # Units that rest come first: nobody has to leave for them.
     units = [
@@ -64,7 +75,7 @@ def _let_in(
         for unit in move.unit_ids
     ]
     found: dict[int, list[Part]] = {at: [] for at, _ in moves}
-    for party in bank.parties_in or ():
+    for party in waiting:
         if party.unit_ids:
             taken = _own_units(party, units, dict(moves), others)
         else:
@@ -133,7 +144,9 @@ def _let_out(bank: BankView, moves: Sequence[tuple[int, Move]], policy: Policy, 
     return found
 
 
-def _beside_uninvited(bank: BankView, moves: Sequence[Move], others: dict[str, str]) -> dict[int, list[Part]]:
+def _beside_uninvited(
+    bank: BankView, waiting: Sequence[Party], moves: Sequence[Move], others: dict[str, str]
+) -> dict[int, list[Part]]:
     """Return the parts of moves between mining and rest, which leave units alone where somebody is who was not let go.
 
     No miner could start there, and nobody is sent away because mining ends; but a limit may need it.
@@ -141,7 +154,7 @@ def _beside_uninvited(bank: BankView, moves: Sequence[Move], others: dict[str, s
     Args:
         others: ripe units that no move has, and their points.
     """
-    held = {unit for party in bank.parties_in or () for unit in party.unit_ids}
+    held = {unit for party in waiting for unit in party.unit_ids}
     found: dict[int, list[Part]] = {}
     for at, move in enumerate(moves):
         is_between = {move.from_mode, move.to_mode} == {Mode.MINING, Mode.STANDBY}

@@ -45,8 +45,7 @@ def bank_claim_w(bank: BankView) -> float:
     """Return what a bank is counted at now: holdings, flips at their larger side, and what is fixed."""
     if bank.availability not in PLANNABLE and bank.held_claim_w is not None:
         return bank.held_claim_w
-    held = sum(h.count * bank.point(h.point).claim_w for h in bank.holdings)
-    return held + _transit_claim_w(bank) + bank.fixed_claim_w
+    return bank.standing_claim_w + _transit_claim_w(bank) + bank.fixed_claim_w
 
 
 def _transit_claim_w(bank: BankView) -> float:
@@ -75,8 +74,7 @@ def standing_room(view: PlanView) -> Headroom:
     claim_fixed(room, banks)
     for bank in banks:
         if bank.availability in PLANNABLE:
-            held_w = sum(h.count * bank.point(h.point).claim_w for h in bank.holdings)
-            room.take(room.path(bank.feeder, bank.bank), held_w)
+            room.take(room.path(bank.feeder, bank.bank), bank.standing_claim_w)
     return room
 
 
@@ -102,7 +100,7 @@ class Outcome:
         tree = Headroom(view.feeders, worth.policy.plan_fill_ratio)
         claim_fixed(tree, banks)
         demand = _demand(banks, needs, worth)
-        packer = Packer(worth=worth, headroom=tree, demand=demand, groups=groups)
+        packer = Packer(worth=worth, headroom=tree, demand=demand, askers=view.askers, groups=groups)
         packer.pack()
         return cls(
             banks=banks, needs=needs, worth=worth, groups=groups, tree=tree, demand=demand, packer=packer, now_s=now_s

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.planning.plan import BankView, FeederView
+from swingbus_controller.domain.planning.plan import Askers, BankView, FeederView
 from swingbus_controller.domain.planning.points import Mode, OperatingPoint
 from swingbus_controller.domain.planning.worth import Purpose, Worth, base_purpose
 
@@ -203,7 +203,15 @@ _MODE_OF = {
 class Packer:
     """Packs groups under feeders. Made for one plan, used once."""
 
-    def __init__(self, *, worth: Worth, headroom: Headroom, demand: dict[str, Demand], groups: Sequence[Group]) -> None:
+    def __init__(
+        self,
+        *,
+        worth: Worth,
+        headroom: Headroom,
+        demand: dict[str, Demand],
+        askers: Mapping[str, Askers],
+        groups: Sequence[Group],
+    ) -> None:
         self.worth = worth
         self.headroom = headroom
         self.demand = demand
@@ -211,9 +219,9 @@ class Packer:
         self.blocked: list[Blocked] = []
         # Units that somebody known by name would use, by bank; what flips already bring is one of them.
         self._askers = {
-            group.bank.bank: max(0, group.bank.inference_at_most - _coming_count(group.bank)) // group.bank.unit_size
+            group.bank.bank: max(0, asked.at_most - _coming_count(group.bank)) // group.bank.unit_size
             for group in groups
-            if group.bank.inference_at_most is not None
+            if (asked := askers.get(group.bank.bank)) is not None
         }
         self._deferred: dict[str, list[tuple[Group, Rung]]] = {}
         self._ladders: dict[tuple[object, ...], list[Rung]] = {}

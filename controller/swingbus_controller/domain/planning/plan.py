@@ -8,9 +8,10 @@ used for dwell and for words, never for watts. Invariant: watts are counted clai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 
 from swingbus_controller.domain.planning.market import MarketView
@@ -88,6 +89,42 @@ class Holding:
         return self.since_s if self.mode_since_s is None else min(self.since_s, self.mode_since_s)
 
 
+@dataclass(frozen=True, kw_only=True)  # no slots, as with `BankView`
+class AtPoint:
+    """All devices of a bank that are at one point and in no flip.
+
+    Args:
+        holdings: longest in its mode first.
+        since_s, in_mode_since_s: when the last of them came to the point, and to its mode.
+    """
+
+    point: OperatingPoint
+    holdings: tuple[Holding, ...]
+    since_s: float
+    in_mode_since_s: float
+
+    @classmethod
+    def of(cls, point: OperatingPoint, holdings: Iterable[Holding]) -> AtPoint:
+        """Put together what is at a point, in any order."""
+        by_age = sorted(holdings, key=lambda h: (h.in_mode_since_s, h.unit_ids))
+        return cls(
+            point=point,
+            holdings=tuple(by_age),
+            since_s=max(h.since_s for h in by_age),
+            in_mode_since_s=by_age[-1].in_mode_since_s,
+        )
+
+    @cached_property
+    def count(self) -> int:
+        """Devices."""
+        return sum(holding.count for holding in self.holdings)
+
+    @cached_property
+    def unit_ids(self) -> tuple[str, ...]:
+        """Units, longest in its mode first: those leave first."""
+        return tuple(unit for holding in self.holdings for unit in sorted(holding.unit_ids))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transit:
     """Devices inside an open flip: planned as if they had arrived, admitted beside the larger of both points."""
@@ -117,6 +154,21 @@ class Party:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Askers:
+    """Who would come into inference in one bank, where that is known by name.
+
+    Args:
+        at_most: devices that somebody would use here.
+        parties: who waits to come in, first in line first.
+    """
+
+    at_most: int
+    parties: tuple[Party, ...] = ()
+
+
+@dataclass(
+    frozen=True, kw_only=True
+)  # no slots: most plans meet most banks as they were, and what follows from a view is kept in it
 class BankView:
     """A bank: devices of one class behind one agent.
 
@@ -138,8 +190,6 @@ class BankView:
         note: why it is not available, in words.
         dwell_s: least time in each mode, where the bank has its own; else the policy's.
         barred_points: points that devices may not go to, and leave when nothing else holds them.
-        inference_at_most: devices that somebody would use here, where that is known by name; None where demand is a number for all banks.
-        parties_in: who waits to come into inference here, first in line first; None where nobody has to be named.
         parties_out: what leaves inference together, first to go first.
     """
 
@@ -160,16 +210,49 @@ class BankView:
     note: str | None = None
     dwell_s: Mapping[Mode, float] | None = None
     barred_points: frozenset[str] = frozenset()
-    inference_at_most: int | None = None
-    parties_in: tuple[Party, ...] | None = None
     parties_out: tuple[Party, ...] = ()
 
     def point(self, name: str) -> OperatingPoint:
         """Return a point by name; KeyError if the bank has none such (validate the view first)."""
-        for point in self.points:
-            if point.name == name:
-                return point
-        raise KeyError(name)
+        return self._point_by_name[name]
+
+    @cached_property
+    def _point_by_name(self) -> Mapping[str, OperatingPoint]:
+        return {point.name: point for point in self.points}
+
+    @cached_property
+    def at_points(self) -> tuple[AtPoint, ...]:
+        """Its usable devices that are in no flip, by point in the order of their names."""
+        found: dict[str, list[Holding]] = {}
+        for holding in self.holdings:
+            if holding.count:
+                found.setdefault(holding.point, []).append(holding)
+        return tuple(AtPoint.of(self.point(name), holdings) for name, holdings in sorted(found.items()))
+
+    @cached_property
+    def standing_claim_w(self) -> float:
+        """What devices that are in no flip are counted at."""
+        return sum(h.count * self.point(h.point).claim_w for h in self.holdings)
+
+    @cached_property
+    def contradiction(self) -> str | None:
+        """What is wrong with this view, in words; None where it can be planned with."""
+        names = {p.name for p in self.points}
+        if len(names) != len(self.points) or not names:
+            return "points must have unique names and there must be one"
+        if self.unit_size < 1:
+            return f"unit_size is {self.unit_size}, must be at least 1"
+        used = {h.point for h in self.holdings} | {p for t in self.transits for p in (t.from_point, t.to_point)}
+        if used - names:
+            return f"devices at {sorted(used - names)}, but its points are {sorted(names)}"
+        for holding in self.holdings:
+            units, rest = divmod(holding.count, self.unit_size)
+            if holding.count < 0 or rest or (holding.unit_ids and len(holding.unit_ids) != units):
+                return (
+                    f"{holding.count} devices at {holding.point!r} do not make whole units of {self.unit_size} "
+                    f"({len(holding.unit_ids)} named); leave broken units out of the holdings"
+                )
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,13 +268,18 @@ class FirmNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanView:
-    """The fleet at one revision, as far as planning needs it. The order of its tuples never matters."""
+    """The fleet at one revision, as far as planning needs it. The order of its tuples never matters.
+
+    Args:
+        askers: by bank, who asks for it by name; for all other banks demand is a number of their class.
+    """
 
     revision: int
     site: str
     feeders: tuple[FeederView, ...]
     banks: tuple[BankView, ...]
     firm_needs: tuple[FirmNeed, ...] = ()
+    askers: Mapping[str, Askers] = field(default_factory=lambda: MappingProxyType({}))
     authority: Authority = Authority.OBSERVE
 
     def wary(self) -> PlanView:

@@ -29,6 +29,7 @@ from swingbus_controller.domain.planning.outcome import (
 from swingbus_controller.domain.planning.packing import EPSILON_W, Group, Headroom
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
+    AtPoint,
     Availability,
     BankView,
     FirmNeed,
@@ -90,10 +91,16 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
 
 def dwell_left_s(bank: BankView, holding: Holding, policy: Policy, now_s: float) -> float:
     """Return how long these devices must still stay in their mode (for an ASIC: at their profile) before money may move them."""
+    return _dwell_left_s(bank, bank.point(holding.point), holding.since_s, holding.in_mode_since_s, policy, now_s)
+
+
+def _dwell_left_s(
+    bank: BankView, point: OperatingPoint, since_s: float, in_mode_since_s: float, policy: Policy, now_s: float
+) -> float:
     if bank.kind is DeviceKind.ASIC:
-        return max(0.0, policy.asic_dwell_s - (now_s - holding.since_s))
-    least_s = policy.gpu_dwell_s if bank.dwell_s is None else bank.dwell_s.get(bank.point(holding.point).mode, 0.0)
-    return max(0.0, least_s - (now_s - holding.in_mode_since_s))
+        return max(0.0, policy.asic_dwell_s - (now_s - since_s))
+    least_s = policy.gpu_dwell_s if bank.dwell_s is None else bank.dwell_s.get(point.mode, 0.0)
+    return max(0.0, least_s - (now_s - in_mode_since_s))
 
 
 def _check(banks: tuple[BankView, ...]) -> None:
@@ -103,27 +110,8 @@ def _check(banks: tuple[BankView, ...]) -> None:
         if bank.bank in seen:
             raise InvalidInput(f"bank {bank.bank!r} appears twice in the view", metadata=where)
         seen.add(bank.bank)
-        names = {p.name for p in bank.points}
-        if len(names) != len(bank.points) or not names:
-            raise InvalidInput(
-                f"bank {bank.bank!r}: points must have unique names and there must be one", metadata=where
-            )
-        if bank.unit_size < 1:
-            raise InvalidInput(f"bank {bank.bank!r}: unit_size is {bank.unit_size}, must be at least 1", metadata=where)
-        used = {h.point for h in bank.holdings} | {p for t in bank.transits for p in (t.from_point, t.to_point)}
-        if used - names:
-            raise InvalidInput(
-                f"bank {bank.bank!r}: devices at {sorted(used - names)}, but its points are {sorted(names)}",
-                metadata=where,
-            )
-        for holding in bank.holdings:
-            units, rest = divmod(holding.count, bank.unit_size)
-            if holding.count < 0 or rest or (holding.unit_ids and len(holding.unit_ids) != units):
-                raise InvalidInput(
-                    f"bank {bank.bank!r}: {holding.count} devices at {holding.point!r} do not make whole units of "
-                    f"{bank.unit_size} ({len(holding.unit_ids)} named); leave broken units out of the holdings",
-                    metadata=where,
-                )
+        if bank.contradiction is not None:
+            raise InvalidInput(f"bank {bank.bank!r}: {bank.contradiction}", metadata=where)
 
 
 def _firm_prices(needs: tuple[FirmNeed, ...]) -> dict[str, float]:
@@ -145,32 +133,35 @@ def _groups(view: PlanView, banks: tuple[BankView, ...], policy: Policy, now_s: 
         path = tree.path(bank.feeder, bank.bank)
         if bank.availability not in PLANNABLE:
             continue
-        found: dict[tuple[str, str], list[Holding]] = {}
-        for holding in bank.holdings:
-            if holding.count:
-                found.setdefault((holding.point, _hold(bank, holding, policy, now_s)), []).append(holding)
-        for (point, hold), holdings in sorted(found.items()):
-            # Longest in its mode first: those leave first.
-            by_age = sorted(holdings, key=lambda h: (h.in_mode_since_s, h.unit_ids))
-            groups.append(
-                Group(
-                    bank=bank, path=path, origin=bank.point(point), hold=hold,
-                    allowed=_allowed(bank, bank.point(point), hold, policy),
-                    units=sum(h.count for h in holdings) // bank.unit_size,
-                    unit_ids=tuple(u for h in by_age for u in sorted(h.unit_ids)),
-                )
-            )  # fmt: skip
+        for at in bank.at_points:
+            for hold, part in _by_hold(bank, at, policy, now_s):
+                groups.append(
+                    Group(
+                        bank=bank, path=path, origin=at.point, hold=hold, allowed=_allowed(bank, at.point, hold, policy),
+                        units=part.count // bank.unit_size, unit_ids=part.unit_ids,
+                    )
+                )  # fmt: skip
     return groups
 
 
-def _hold(bank: BankView, holding: Holding, policy: Policy, now_s: float) -> str:
+def _by_hold(bank: BankView, at: AtPoint, policy: Policy, now_s: float) -> list[tuple[str, AtPoint]]:
+    """Return the devices of a point by what holds them: mostly one thing, or nothing, holds all."""
     if bank.pinned_reason is not None:
-        return HOLD_PINNED
-    if bank.kind is DeviceKind.GPU:
-        if dwell_left_s(bank, holding, policy, now_s) <= 0:
-            return HOLD_NONE
-        return HOLD_DWELL if now_s - holding.since_s < policy.cap_dwell_s else HOLD_MODE_DWELL
-    return HOLD_DWELL if dwell_left_s(bank, holding, policy, now_s) > 0 else HOLD_NONE
+        return [(HOLD_PINNED, at)]
+    if _dwell_left_s(bank, at.point, at.since_s, at.in_mode_since_s, policy, now_s) <= 0:
+        return [(HOLD_NONE, at)]
+    found: dict[str, list[Holding]] = {}
+    for holding in at.holdings:
+        found.setdefault(_hold(bank, holding, policy, now_s), []).append(holding)
+    return [(hold, AtPoint.of(at.point, holdings)) for hold, holdings in sorted(found.items())]
+
+
+def _hold(bank: BankView, holding: Holding, policy: Policy, now_s: float) -> str:
+    if dwell_left_s(bank, holding, policy, now_s) <= 0:
+        return HOLD_NONE
+    if bank.kind is DeviceKind.GPU and now_s - holding.since_s >= policy.cap_dwell_s:
+        return HOLD_MODE_DWELL
+    return HOLD_DWELL
 
 
 def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) -> tuple[OperatingPoint, ...]:
