@@ -1,4 +1,4 @@
-"""Rests between rounds: what comes in has twice the time of rounds, within bounds."""
+"""Rests between rounds: what comes in has four times the time of rounds, within bounds."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ def test_rests_are_bounded_and_short_while_pods_come(rounds_s: list[float]) -> N
     """Whatever rounds took, also where one stood still for half a minute."""
     pace = paced(rounds_s)
     assert SHORTEST_REST_S <= pace.rest_s(is_gathering=False) <= LONGEST_REST_S
-    assert pace.rest_s(is_gathering=True) == SHORTEST_REST_S
+    assert SHORTEST_REST_S <= pace.rest_s(is_gathering=True) <= pace.rest_s(is_gathering=False)
 
 
-@given(ROUNDS, st.floats(0.03, 0.15))
-def test_reports_have_two_thirds_of_the_time_of_a_busy_site(before_s: list[float], took_s: float) -> None:
+@given(ROUNDS, st.floats(0.02, 0.09))
+def test_reports_have_four_fifths_of_the_time_of_a_busy_site(before_s: list[float], took_s: float) -> None:
     """Within some twenty rounds, whatever was before."""
-    pace = paced([*before_s, *[took_s] * 30])
-    assert pace.rest_s(is_gathering=False) == pytest.approx(2.0 * took_s, rel=0.02)
+    pace = paced([*before_s, *[took_s] * 50])
+    assert pace.rest_s(is_gathering=False) == pytest.approx(4.0 * took_s, rel=0.02)
+    assert pace.rest_s(is_gathering=True) == pytest.approx(max(SHORTEST_REST_S, 2.0 * took_s), rel=0.02)
 
 
 def test_one_long_round_is_not_yet_a_busy_site() -> None:
     """A plan of a tenth of a second between rounds of five milliseconds costs no more than a short rest."""
-    assert paced([*[0.005] * 20, 0.1]).rest_s(is_gathering=False) < 2 * SHORTEST_REST_S
+    assert paced([*[0.005] * 20, 0.1]).rest_s(is_gathering=False) < 3 * SHORTEST_REST_S

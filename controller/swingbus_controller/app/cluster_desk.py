@@ -72,7 +72,7 @@ class ClusterDesk:
         self._report_of = report_of
         self._models = [model for model in state.models.values() if model.declared.is_in_cluster]
         self.sights: dict[str, BankSight] = {}
-        self._shown: dict[str, tuple[object, ...]] = {}
+        self._shown: dict[str, tuple[tuple[object, ...], orders.BankReport | None]] = {}
         self.blockings = Blockings()
         self.places = PodPlaces(
             state=state, cluster=cluster, blockings=self.blockings, resting_words=self.resting_words
@@ -134,7 +134,8 @@ class ClusterDesk:
 
     def look(self, now_s: float) -> None:
         """Take in what is there now; called once a round, before flips are moved on."""
-        changed = [model.name for model in self._models if self._see(model, now_s)]
+        may_write = self._cluster.permit_left_s() > 0
+        changed = [model.name for model in self._models if self._see(model, now_s, may_write=may_write)]
         self._looked_s = now_s
         if not self._cluster.is_synced:
             return
@@ -153,20 +154,23 @@ class ClusterDesk:
         wanted = Wanted(places=placing.demand, at_most=placing.at_most)
         self._gathering = self._gathering.look(wanted, now_s)
 
-    def _see(self, model: BankModel, now_s: float) -> bool:
+    def _see(self, model: BankModel, now_s: float, *, may_write: bool) -> bool:
         """Look at a bank; tell whether it shows anything else than the last time."""
-        heard = self._report_of(model.name)
-        ledger = self._state.ledger
-        is_fresh = heard is not None and heard[0].epoch == ledger.epoch and ledger.is_live(model.name, now_s)
+        name, ledger = model.name, self._state.ledger
+        heard = self._report_of(name)
+        is_fresh = heard is not None and heard[0].epoch == ledger.epoch and ledger.is_live(name, now_s)
+        around = (self._cluster.version_of(model.declared.node), is_fresh, may_write)
         report = None if heard is None else heard[1]
-        may_write = self._cluster.permit_left_s() > 0
-        # Of a report only who holds which unit is seen here, and that is the same in most of them.
-        holdings = None if report is None else report.unit_holdings
-        shown = (self._cluster.version_of(model.declared.node), is_fresh, may_write, holdings)
-        if self._shown.get(model.name) == shown:
-            return False
-        self._shown[model.name] = shown
-        self.sights[model.name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
+        known = self._shown.get(name)
+        if known is not None and known[0] == around:
+            if known[1] is report:
+                return False
+            # Of a report only who holds which unit is seen here, and that is the same in most of them.
+            if report is not None and known[1] is not None and report.unit_holdings == known[1].unit_holdings:
+                self._shown[name] = (around, report)
+                return False
+        self._shown[name] = (around, report)
+        self.sights[name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
         return True
 
     def _note_starts_and_ends(self, name: str, sight: BankSight, now_s: float) -> None:

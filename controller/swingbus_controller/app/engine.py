@@ -438,12 +438,14 @@ class SiteEngine:
         ledger = self.state.ledger
         settled: list[JournalEntry] = []  # no group's proof is about another's banks
         for group in ledger.groups():
+            before = self._not_settled.get(group)
+            if before is not None and before.reason is SettleReason.NOTHING_OPEN and not ledger.is_group_open(group):
+                continue  # most groups, most of the time
             decision = decide_settle(ledger, group, now_s)
             if isinstance(decision, GroupSettled):
                 settled.append(self.recorder.budget(decision))
                 self._not_settled.pop(group, None)
             else:
-                before = self._not_settled.get(group)
                 self._not_settled[group] = decision
                 if before is None or (before.reason, before.bank) != (decision.reason, decision.bank):
                     log.info(

@@ -1,7 +1,7 @@
 """How long the site rests between two rounds: pure, from how long rounds take.
 
-Rounds cost more on a big site, most where thousands of flips are open. Twice their length is left for what comes in, while that is not too
-long: else reports would wait behind rounds, and what is decided would be decided from old ones.
+Rounds cost more on a big site, most where thousands of flips are open. Four times their length is left for what comes in and for calls,
+while that is not too long: else reports would wait behind rounds, and what is decided would be decided from old ones.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 # After each round: every report asks for one, and a big site sends hundreds a second.
 SHORTEST_REST_S, LONGEST_REST_S = 0.04, 0.4
+_RESTS_PER_ROUND, _RESTS_WHILE_GATHERING = 4.0, 2.0
 _ROUNDS_REMEMBERED = 5  # one that is long (a plan was made) is not yet a busy site
 
 
@@ -33,6 +34,5 @@ class Pace:
         Args:
             is_gathering: whether a first pod came a moment ago; who comes with it shall not wait for a whole rest.
         """
-        if is_gathering:
-            return SHORTEST_REST_S
-        return min(LONGEST_REST_S, max(SHORTEST_REST_S, 2.0 * self.round_s))
+        rests = _RESTS_WHILE_GATHERING if is_gathering else _RESTS_PER_ROUND
+        return min(LONGEST_REST_S, max(SHORTEST_REST_S, rests * self.round_s))

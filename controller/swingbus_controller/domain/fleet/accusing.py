@@ -16,6 +16,7 @@ AFTER_S = 12.0
 PAUSE_S = 4.0
 STILL_RATIO = 0.012
 MIN_SAMPLES = 8
+_CLEAR_RATIO = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,13 @@ class GapWatch:
         """
         if self._samples and at_s - self._samples[-1].at_s < 0.5:
             return None
-        self._samples.append(_Sample(at_s, metered_w, reported_w))
+        newest = _Sample(at_s, metered_w, reported_w)
+        self._samples.append(newest)
         while self._samples[0].at_s < at_s - BEFORE_S - PAUSE_S - AFTER_S - 1.0:
             self._samples.popleft()
+        # Every later sample has to be above every earlier one by so much: mostly the two outermost tell that there is no step.
+        if newest.gap_w - self._samples[0].gap_w < _CLEAR_RATIO * self._threshold_w:
+            return None
         after = [s for s in self._samples if s.at_s > at_s - AFTER_S]
         before = [s for s in self._samples if s.at_s <= at_s - AFTER_S - PAUSE_S]
         if len(after) < MIN_SAMPLES or len(before) < MIN_SAMPLES or before[-1].at_s - before[0].at_s < BEFORE_S / 2:
@@ -75,7 +80,7 @@ class GapWatch:
         # Every single later sample must show it: one late report in a mean is not a lie.
         low_w = min(s.gap_w for s in after)
         high_w = max(s.gap_w for s in before)
-        if step.rise_w < self._threshold_w or low_w - high_w < 0.4 * self._threshold_w:
+        if step.rise_w < self._threshold_w or low_w - high_w < _CLEAR_RATIO * self._threshold_w:
             return None
         self._samples.clear()
         return step

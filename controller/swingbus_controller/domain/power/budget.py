@@ -485,6 +485,10 @@ class Ledger:
         """Return the reading that a disobeying group counts at, None where it obeys."""
         return self._exceeded.get(group)
 
+    def is_group_open(self, group: str) -> bool:
+        """Tell whether something of a group is to be proven: a grant of one of its banks, or that it obeys again."""
+        return group in self._exceeded or not all(account.is_settled for account in self._groups[group])
+
     def group_claim_w(self, group: str) -> float:
         """Return what the group's grants may draw at its meter (without what a reading showed beyond)."""
         return sum(account.claim_w() * account.group_factor for account in self._groups[group])

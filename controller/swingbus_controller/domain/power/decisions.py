@@ -275,8 +275,7 @@ def decide_cover(ledger: Ledger, bank: str, watts: float, now_s: float, *, reaso
 def decide_settle(ledger: Ledger, group: str, now_s: float) -> GroupSettled | NotSettled:
     """Return the settlement of a metered group if its evidence suffices, else the reason why not."""
     banks = ledger.group_banks(group)
-    is_open = ledger.exceeded_w(group) is not None or not all(ledger.is_settled(bank) for bank in banks)
-    if banks and not is_open:
+    if banks and not ledger.is_group_open(group):
         return NotSettled(group=group, reason=SettleReason.NOTHING_OPEN, detail="every newest grant is proven")
     return settle(
         group=group,
