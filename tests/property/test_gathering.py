@@ -11,8 +11,8 @@ LOOKS = st.lists(st.tuples(st.floats(0.01, 2.0), st.integers(0, 3)), min_size=1,
 
 
 def wanted(count: int) -> Wanted:
-    """Return so many places."""
-    return Wanted(places={"h100": count}, at_most={"n1/gpus": count})
+    """Return so many places, for a pod each."""
+    return Wanted(places={"h100": count}, at_most={"n1/gpus": count}, waiting_count=count)
 
 
 @given(LOOKS)
@@ -67,6 +67,20 @@ def test_pod_that_comes_alone_is_planned_for_at_its_look() -> None:
     gathering = gathering.planned().look(wanted(2), 20.1)
     assert not gathering.is_due
     assert gathering.look(wanted(2), 20.2).is_due
+
+
+@given(st.integers(2, 64), st.integers(0, 10))
+def test_pods_that_come_together_wait_for_those_on_their_way(count: int, waiting: int) -> None:
+    """Several at one look after a silence: a plan for all as soon as a look shows no more of them. One pod of many GPUs is one."""
+    silent = Gathering().look(wanted(waiting), 10.0).planned().look(wanted(waiting), 19.95)
+    gathering = silent.look(wanted(waiting + count), 20.0)
+    assert not gathering.is_due
+    assert gathering.look(wanted(waiting + count), 20.05).is_due
+    more = gathering.look(wanted(waiting + count + 1), 20.05)
+    assert not more.is_due
+    assert more.look(wanted(waiting + count + 2), 19.95 + GATHER_S).is_due
+    large = Wanted(places={"h100": waiting + count}, at_most={"n1/gpus": waiting + count}, waiting_count=waiting + 1)
+    assert silent.look(large, 20.0).is_due
 
 
 def test_first_of_a_burst_is_young_and_the_next_are_not_for_long() -> None:

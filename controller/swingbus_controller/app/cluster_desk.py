@@ -151,7 +151,7 @@ class ClusterDesk:
             self._following.follow(self.places.placing.line, now_s)
         self.places.place(self.sights, self._wishes, self._waiting_owners, now_s)
         placing = self.places.placing
-        wanted = Wanted(places=placing.demand, at_most=placing.at_most)
+        wanted = Wanted(places=placing.demand, at_most=placing.at_most, waiting_count=self.places.waiting_count)
         self._gathering = self._gathering.look(wanted, now_s)
 
     def _see(self, model: BankModel, now_s: float, *, may_write: bool) -> bool:

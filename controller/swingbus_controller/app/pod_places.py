@@ -28,6 +28,7 @@ class PodPlaces:
 
     Attributes:
         placing: who waits in whose line, what is wanted, and how much of it each bank may take.
+        waiting_count: pods that could be placed somewhere, in a line or not.
         vacancies: by bank and unit, the waiting pod that takes a place of inference there.
     """
 
@@ -51,6 +52,7 @@ class PodPlaces:
         self._without_place: dict[str, list[UnitWish]] = {}  # wishes among which no place of inference stands empty
         self._unplaced_since: dict[PodRef, float] = {}
         self.placing = Placing()
+        self.waiting_count = 0
         self.vacancies: dict[str, dict[int, PodRef]] = {}
 
     def has_none_empty(self, bank: str, wishes: list[UnitWish] | None) -> bool:
@@ -88,6 +90,7 @@ class PodPlaces:
             for pod in self._cluster.unbound()
             if pod.is_waiting and pod.ref not in named and not self._resting_words(pod)
         ]
+        self.waiting_count = len(waiting)
         self.placing = place_pods(waiting, rooms, self._cluster.namespaces, holding=self._holding(now_s))
         open_banks = {room.bank for room in rooms}
         for name, sight in sights.items():

@@ -1,4 +1,4 @@
-"""When waiting pods are worth a plan of their own: the first at once, those that come right after it together.
+"""When waiting pods are worth a plan of their own: one that comes alone at once, those that come with or right after it together.
 
 A deployment's pods come one after the other, and a plan for each would keep the site from everything else. A reducer with time passed in;
 knows nothing of pods but what they add up to. Invariants: a plan for news is due `GATHER_S` after they began at the latest; the same
@@ -18,10 +18,11 @@ QUIET_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a plan is made for: places by inference class, and the most by bank."""
+    """What a plan is made for: places by inference class, and the most by bank; and how many pods wait, which by itself is no news."""
 
     places: Mapping[str, int] = field(default_factory=dict)
     at_most: Mapping[str, int] = field(default_factory=dict)
+    waiting_count: int = field(default=0, compare=False)
 
     def is_within(self, planned_for: Wanted) -> bool:
         """Tell whether it is as much, and nowhere more: who was planned for has left the line, or a bank has less room."""
@@ -40,6 +41,7 @@ class Gathering:
         unplanned_since_s: the last look at which nothing was new, or a plan was made for what was.
         began_s: the last look at which news came after a silence.
         is_changing: whether the last look's news were others than those of a look before.
+        is_burst: whether several pods came between the last two looks: more are most likely on their way.
     """
 
     wanted: Wanted = Wanted()
@@ -49,6 +51,7 @@ class Gathering:
     unplanned_since_s: float = float("-inf")
     began_s: float = float("-inf")
     is_changing: bool = False
+    is_burst: bool = False
 
     def look(self, wanted: Wanted, now_s: float) -> Gathering:
         """Take in what is wanted now."""
@@ -65,12 +68,13 @@ class Gathering:
             changed_s=now_s if is_changing else self.changed_s,
             began_s=now_s if is_changing and now_s - self.changed_s >= QUIET_S else self.began_s,
             is_changing=is_changing,
+            is_burst=wanted.waiting_count - self.wanted.waiting_count > 1,
         )
 
     @property
     def is_due(self) -> bool:
         """Tell whether a plan is due for what is wanted."""
-        is_first = self.looked_s == self.began_s
+        is_first = self.looked_s == self.began_s and not self.is_burst
         has_waited = self.looked_s - self.unplanned_since_s >= GATHER_S
         return self.wanted != self.planned_for and (is_first or not self.is_changing or has_waited)
 

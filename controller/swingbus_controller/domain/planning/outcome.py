@@ -61,15 +61,14 @@ def claim_fixed(tree: Headroom, banks: tuple[BankView, ...]) -> None:
     for bank in banks:
         path = tree.path(bank.feeder, bank.bank)
         if bank.availability in PLANNABLE:
-            arrived_w = sum(t.count * bank.point(t.to_point).claim_w for t in bank.transits)
-            tree.take(path, bank.fixed_claim_w + arrived_w)
+            tree.take(path, bank.fixed_claim_w + bank.arriving_claim_w)
         else:
             tree.take(path, bank_claim_w(bank))
 
 
-def standing_room(view: PlanView) -> Headroom:
+def standing_room(view: PlanView, *, like: Headroom | None = None) -> Headroom:
     """Return what is left of each feeder beside everything that works where it is, devices in flips counted where they go."""
-    room = Headroom(view.feeders)
+    room = Headroom(view.feeders, like=like)
     banks = tuple(sorted(view.banks, key=lambda bank: bank.bank))  # sums must not depend on the order of the view
     claim_fixed(room, banks)
     for bank in banks:
@@ -91,13 +90,14 @@ class Outcome:
     packer: Packer
     now_s: float
     _targets: tuple[BankTarget, ...] | None = field(init=False, default=None, repr=False, compare=False)
+    _margins_usd_per_h: dict[str, float] | None = field(init=False, default=None, repr=False, compare=False)
 
     @classmethod
     def run(
         cls, view: PlanView, banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Worth, groups: list[Group],
-        now_s: float,
+        now_s: float, like: Headroom,
     ) -> Outcome:  # fmt: skip
-        tree = Headroom(view.feeders, worth.policy.plan_fill_ratio)
+        tree = Headroom(view.feeders, worth.policy.plan_fill_ratio, like=like)
         claim_fixed(tree, banks)
         demand = _demand(banks, needs, worth)
         packer = Packer(worth=worth, headroom=tree, demand=demand, askers=view.askers, groups=groups)
@@ -114,7 +114,7 @@ class Outcome:
     @property
     def margin(self) -> float:
         """USD/h of all plannable devices and what is fixed."""
-        return sum(t.margin_usd_per_h for t in self.targets())
+        return sum(self._margins().values())
 
     def serves_more_firm_than(self, other: Outcome) -> bool:
         """Whether less firm demand stays unserved here."""
@@ -134,24 +134,34 @@ class Outcome:
             self._targets = self._add_up()
         return self._targets
 
+    def _margins(self) -> dict[str, float]:
+        """Return USD/h by bank."""
+        if self._margins_usd_per_h is None:
+            margins = {b.bank: -self.worth.energy_usd_per_h(b.fixed_draw_w) for b in self.banks}
+            for bank in self.banks:
+                for transit in bank.transits:
+                    aim = bank.point(transit.to_point)
+                    margins[bank.bank] += transit.count * self.worth.margin_usd_per_h(bank, aim, base_purpose(aim))
+            for group in self.groups:
+                for purpose, point, units in group.placements():
+                    margins[group.bank.bank] += units * self._unit_margin(group.bank, point, purpose)
+            self._margins_usd_per_h = margins
+        return self._margins_usd_per_h
+
     def _add_up(self) -> tuple[BankTarget, ...]:
         counts: dict[str, dict[str, int]] = {b.bank: {} for b in self.banks}
-        margins = {b.bank: -self.worth.energy_usd_per_h(b.fixed_draw_w) for b in self.banks}
         for bank in self.banks:
             into = counts[bank.bank]
             for transit in bank.transits:
                 into[transit.to_point] = into.get(transit.to_point, 0) + transit.count
-                aim = bank.point(transit.to_point)
-                margins[bank.bank] += transit.count * self.worth.margin_usd_per_h(bank, aim, base_purpose(aim))
             if bank.availability not in PLANNABLE:
                 for holding in bank.holdings:
                     into[holding.point] = into.get(holding.point, 0) + holding.count
         for group in self.groups:
             into = counts[group.bank.bank]
-            for purpose, point, units in group.placements():
+            for _, point, units in group.placements():
                 into[point.name] = into.get(point.name, 0) + units * group.bank.unit_size
-                margins[group.bank.bank] += units * self._unit_margin(group.bank, point, purpose)
-        targets = []
+        margins, targets = self._margins(), []
         for bank in self.banks:
             at = {name: n for name, n in sorted(counts[bank.bank].items()) if n}
             if bank.availability in PLANNABLE:

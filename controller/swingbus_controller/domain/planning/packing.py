@@ -27,18 +27,24 @@ Path = tuple[tuple[int, float], ...]
 class Headroom:
     """Free counted watts at every feeder; a watt below counts with the losses on its way up."""
 
-    def __init__(self, feeders: Iterable[FeederView], fill_ratio: float = 1.0) -> None:
+    def __init__(self, feeders: Iterable[FeederView], fill_ratio: float = 1.0, *, like: Headroom | None = None) -> None:
+        """Args:
+        like: of the same feeders, whatever watts they had: the paths are known from there.
+        """
         ordered = sorted(feeders, key=lambda f: f.feeder)
         self.names = tuple(f.feeder for f in ordered)
         self.views = tuple(ordered)
+        # In an event available_w may be negative; a share of a negative number would be a gift.
+        self.free_w = [f.available_w * fill_ratio if f.available_w > 0 else f.available_w for f in ordered]
+        self.claimed_w = [0.0] * len(ordered)
+        self._paths = like._paths if like is not None else self._find_paths(ordered)
+
+    def _find_paths(self, ordered: Sequence[FeederView]) -> dict[str, Path]:
         index = {name: i for i, name in enumerate(self.names)}
         if len(index) != len(ordered):
             twice = sorted({n for n in self.names if self.names.count(n) > 1})
             raise InvalidInput(f"feeder {twice[0]!r} appears twice in the view", metadata={"feeder": twice[0]})
-        # In an event available_w may be negative; a share of a negative number would be a gift.
-        self.free_w = [f.available_w * fill_ratio if f.available_w > 0 else f.available_w for f in ordered]
-        self.claimed_w = [0.0] * len(ordered)
-        self._paths: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for feeder in ordered:
             path: list[tuple[int, float]] = []
             at: FeederView | None = feeder
@@ -57,7 +63,8 @@ class Headroom:
                     )
                 multiplier *= 1.0 + at.loss_ratio
                 at = ordered[index[at.parent]]
-            self._paths[feeder.feeder] = tuple(path)
+            paths[feeder.feeder] = tuple(path)
+        return paths
 
     def path(self, feeder: str, bank: str) -> Path:
         """Return the feeders above a bank with what one of its watts counts at each."""
@@ -118,6 +125,8 @@ class Group:
 
     def placements(self) -> list[tuple[Purpose, OperatingPoint, int]]:
         """Return where all units end up, in a stable order."""
+        if not self.placed:
+            return [(base_purpose(self.base), self.base, self.units)] if self.units else []
         found = [(purpose, self.bank.point(name), n) for (purpose, name), n in sorted(self.placed.items()) if n]
         rest = self.at_base()
         if rest:

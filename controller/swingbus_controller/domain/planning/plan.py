@@ -235,6 +235,11 @@ class BankView:
         return sum(h.count * self.point(h.point).claim_w for h in self.holdings)
 
     @cached_property
+    def arriving_claim_w(self) -> float:
+        """What devices in flips are counted at where they go."""
+        return sum(t.count * self.point(t.to_point).claim_w for t in self.transits)
+
+    @cached_property
     def contradiction(self) -> str | None:
         """What is wrong with this view, in words; None where it can be planned with."""
         names = {p.name for p in self.points}

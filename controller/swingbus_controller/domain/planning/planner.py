@@ -59,13 +59,14 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
     needs = tuple(sorted(view.firm_needs, key=lambda n: (-n.price_usd_per_device_h, n.reservation)))
     worth = Worth(market=market, policy=policy, firm_price=_firm_prices(needs))
 
-    groups = _groups(view, banks, policy, now_s)
-    stay = Outcome.run(view, banks, needs, worth, [_frozen(g) for g in groups], now_s)
-    forced = _shed(view, groups, worth)
+    tree = Headroom(view.feeders)
+    groups = _groups(tree, banks, policy, now_s)
+    stay = Outcome.run(view, banks, needs, worth, [_frozen(g) for g in groups], now_s, tree)
+    forced = _shed(view, groups, worth, tree)
     barred = {bank.bank: bank.barred_points for bank in banks}
     # Room for more is made beside what is in doubt, if that pays. Who has to go goes for what is known.
     is_free = stay.fits and not any(group.origin.name in barred[group.bank.bank] for group in groups)
-    best = Outcome.run(view.wary() if is_free else view, banks, needs, worth, forced, now_s)
+    best = Outcome.run(view.wary() if is_free else view, banks, needs, worth, forced, now_s, tree)
 
     moves = best.moves(stay)
     has_to_leave = any(move.from_point in barred[move.bank] for move in moves)
@@ -126,8 +127,7 @@ def _firm_prices(needs: tuple[FirmNeed, ...]) -> dict[str, float]:
     return {name: money / count for name, (money, count) in total.items() if count}
 
 
-def _groups(view: PlanView, banks: tuple[BankView, ...], policy: Policy, now_s: float) -> list[Group]:
-    tree = Headroom(view.feeders)
+def _groups(tree: Headroom, banks: tuple[BankView, ...], policy: Policy, now_s: float) -> list[Group]:
     groups: list[Group] = []
     for bank in banks:
         path = tree.path(bank.feeder, bank.bank)
@@ -188,13 +188,13 @@ def _frozen(group: Group) -> Group:
     return replace(group, allowed=(group.origin,), placed={})
 
 
-def _shed(view: PlanView, groups: list[Group], worth: Worth) -> list[Group]:
+def _shed(view: PlanView, groups: list[Group], worth: Worth, like: Headroom) -> list[Group]:
     """Free devices from dwell and pins, as many as a lowered limit needs: mining first, then caps, then stops, firm last.
 
     Where everything fits as it is, nothing is freed. Devices that no dwell holds are counted as shed first, since the packing
     will move them anyway.
     """
-    tree = standing_room(view)
+    tree = standing_room(view, like=like)
     if min(tree.free_w, default=0.0) >= -EPSILON_W:
         return groups
     freed: dict[int, int] = {}
