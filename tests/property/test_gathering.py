@@ -72,13 +72,13 @@ def test_pod_that_comes_alone_is_planned_for_at_its_look() -> None:
 @given(st.integers(2, 64), st.integers(0, 10))
 def test_pods_that_come_together_wait_for_those_on_their_way(count: int, waiting: int) -> None:
     """Several at one look after a silence: a plan for all as soon as a look shows no more of them. One pod of many GPUs is one."""
-    silent = Gathering().look(wanted(waiting), 10.0).planned().look(wanted(waiting), 19.95)
+    silent = Gathering().look(wanted(waiting), 10.0).planned()
     gathering = silent.look(wanted(waiting + count), 20.0)
     assert not gathering.is_due
     assert gathering.look(wanted(waiting + count), 20.05).is_due
     more = gathering.look(wanted(waiting + count + 1), 20.05)
     assert not more.is_due
-    assert more.look(wanted(waiting + count + 2), 19.95 + GATHER_S).is_due
+    assert more.look(wanted(waiting + count + 2), 20.0 + GATHER_S).is_due
     large = Wanted(places={"h100": waiting + count}, at_most={"n1/gpus": waiting + count}, waiting_count=waiting + 1)
     assert silent.look(large, 20.0).is_due
 

@@ -50,7 +50,7 @@ class PodPlaces:
         self._rooms = PodRooms(state, cluster)
         self._leaving = Leaving()
         self._without_place: dict[str, list[UnitWish]] = {}  # wishes among which no place of inference stands empty
-        self._unplaced_since: dict[PodRef, float] = {}
+        self._unplaced_since_s: float | None = None
         self.placing = Placing()
         self.waiting_count = 0
         self.vacancies: dict[str, dict[int, PodRef]] = {}
@@ -111,13 +111,18 @@ class PodPlaces:
             self.placing.line = {name: left[id(line)] for name, line in self.placing.line.items()}
 
     def _holding(self, now_s: float) -> set[PodRef]:
-        """Return pods of several units for which a bank is held now: for ten minutes of every twenty that they find no room.
+        """Return pods of several units for which a bank is held now: for ten minutes of every twenty in which some find no room.
 
-        Else small pods take each GPU that gets free; for ever it would keep GPUs from them for a pod that may never fit.
+        Else small pods take each GPU that gets free; for ever it would keep GPUs from them for a pod that may never fit. All are held for
+        at the same time: if each had ten minutes of its own, two could take turns for ever.
         """
-        unplaced = self.placing.unplaced
-        self._unplaced_since = {ref: self._unplaced_since.get(ref, now_s) for ref in unplaced}
-        return {ref for ref, since_s in self._unplaced_since.items() if (now_s - since_s) % (2 * _HOLD_S) < _HOLD_S}
+        if not self.placing.unplaced:
+            self._unplaced_since_s = None
+            return set()
+        if self._unplaced_since_s is None:
+            self._unplaced_since_s = now_s
+        is_held = (now_s - self._unplaced_since_s) % (2 * _HOLD_S) < _HOLD_S
+        return set(self.placing.unplaced) if is_held else set()
 
     def _fill(
         self,

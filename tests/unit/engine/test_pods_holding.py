@@ -47,3 +47,18 @@ def test_nobody_waits_for_ever_behind_a_pod_that_never_fits() -> None:
     assert site.cluster.ready_count("big") == 0
     site.verdicts.assert_clean()
     site.close()
+
+
+def test_pods_that_never_fit_do_not_take_turns() -> None:
+    """A second one comes when the first's ten minutes are over: those that fit are not kept waiting for it at once."""
+    site = full_site()
+    site.cluster.deploy("late", 0)
+    site.cluster.deploy("one", GPUS // 2)
+    site.run(_HOLD_S + 60)
+    site.cluster.deploy("second", 1, gpu_count=GPUS, priority=10)
+    site.run(5)
+    site.cluster.deploy("late", 1)
+    assert site.run(60, lambda: site.cluster.ready_count("late") == 1), site.explain()
+    assert site.cluster.ready_count("big") == site.cluster.ready_count("second") == 0
+    site.verdicts.assert_clean()
+    site.close()

@@ -38,7 +38,7 @@ class Gathering:
     Attributes:
         looked_s: the last look.
         changed_s: the last look with other news than the one before it.
-        unplanned_since_s: the last look at which nothing was new, or a plan was made for what was.
+        unplanned_since_s: the first look at which something was new that no plan was made for yet; while nothing is, the last look.
         began_s: the last look at which news came after a silence.
         is_changing: whether the last look's news were others than those of a look before.
         is_burst: whether several pods came between the last two looks: more are most likely on their way.
@@ -66,6 +66,7 @@ class Gathering:
             wanted=wanted,
             looked_s=now_s,
             changed_s=now_s if is_changing else self.changed_s,
+            unplanned_since_s=now_s if self.wanted == self.planned_for else self.unplanned_since_s,
             began_s=now_s if is_changing and now_s - self.changed_s >= QUIET_S else self.began_s,
             is_changing=is_changing,
             is_burst=wanted.waiting_count - self.wanted.waiting_count > 1,

@@ -37,7 +37,7 @@ class Headroom:
         # In an event available_w may be negative; a share of a negative number would be a gift.
         self.free_w = [f.available_w * fill_ratio if f.available_w > 0 else f.available_w for f in ordered]
         self.claimed_w = [0.0] * len(ordered)
-        self._paths = like._paths if like is not None else self._find_paths(ordered)
+        self._paths: dict[str, Path] = self._find_paths(ordered) if like is None else like._paths
 
     def _find_paths(self, ordered: Sequence[FeederView]) -> dict[str, Path]:
         index = {name: i for i, name in enumerate(self.names)}
