@@ -25,8 +25,10 @@ setup: $(STAMP) ## Make .venv with everything
 demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as processes (6 minutes)
 	@$(BIN)/python -m swingbus_sim.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-# Whole sites in processes come last and one at a time: they keep real time, and two of them on two cores would not.
-SITES := tests/e2e tests/integration/kill_matrix tests/benchmarks
+# Whole sites in processes come last: they keep real time. Judged sites and the kill matrix bear each other's company; benchmarks
+# measure, so they run alone.
+SITES := tests/e2e tests/integration/kill_matrix
+BENCHMARKS := tests/benchmarks
 # Clusters wait for timers of their own most of the time: three side by side, each worker with clusters of its own. What all of them
 # need is built and installed before, by one alone; where that can't be done the tests say so.
 CLUSTER_WORKERS ?= 3
@@ -36,10 +38,11 @@ demo-kube: $(STAMP) ## The same site with two GPU hosts as real Kubernetes nodes
 	@$(BIN)/python -m swingbus_sim.demo_kube $(ARGS)
 
 test: $(STAMP) check ## Run checks and all tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES:%=--ignore=%) --ignore=tests/cluster $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES:%=--ignore=%) --ignore=$(BENCHMARKS) --ignore=tests/cluster $(ARGS)
 	-@$(BIN)/python -m swingbus_sim.cluster build
 	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) --dist loadfile tests/cluster $(ARGS)
-	@$(BIN)/python -m pytest $(SITES) $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(SITES) $(ARGS)
+	@$(BIN)/python -m pytest $(BENCHMARKS) $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contracts, protos
 	@bash tools/check.sh "$(BIN)"

@@ -20,7 +20,7 @@ def paced(rounds_s: list[float]) -> Pace:
 
 
 @given(ROUNDS)
-def test_rests_are_bounded_and_short_while_pods_come(rounds_s: list[float]) -> None:
+def test_rests_are_bounded_and_no_longer_while_pods_come(rounds_s: list[float]) -> None:
     """Whatever rounds took, also where one stood still for half a minute."""
     pace = paced(rounds_s)
     assert SHORTEST_REST_S <= pace.rest_s(is_gathering=False) <= LONGEST_REST_S

@@ -170,7 +170,9 @@ class ClusterDesk:
                 self._shown[name] = (around, report)
                 return False
         self._shown[name] = (around, report)
-        self.sights[name] = see_bank(model, self._state.site, self._cluster, report, is_fresh=is_fresh)
+        self.sights[name] = see_bank(
+            model, self._state.site, self._cluster, report, is_fresh=is_fresh, may_write=may_write
+        )
         return True
 
     def _note_starts_and_ends(self, name: str, sight: BankSight, now_s: float) -> None:
@@ -325,11 +327,7 @@ class ClusterDesk:
         if sight.customers() or not self.places.has_none_empty(view.bank, self._wishes.get(view.bank)):
             return self.bank_view_anew(view, sight, now_s)
         # Nobody here is asked to go, so time and budgets change nothing: the same sight and wishes show the same.
-        source = ViewSource(
-            view=view,
-            sight=sight,
-            wishes=self._wishes.get(view.bank),
-        )
+        source = ViewSource(view=view, sight=sight, wishes=self._wishes.get(view.bank))
         known = self._viewed.get(view.bank)
         if known is None or not known[0].is_same(source):
             known = self._viewed[view.bank] = (source, self.bank_view_anew(view, sight, now_s))

@@ -95,13 +95,20 @@ class ViewSource:
 
 
 def see_bank(
-    model: BankModel, site: SiteFile, cluster: ClusterState, report: orders.BankReport | None, *, is_fresh: bool
+    model: BankModel,
+    site: SiteFile,
+    cluster: ClusterState,
+    report: orders.BankReport | None,
+    *,
+    is_fresh: bool,
+    may_write: bool,
 ) -> BankSight:
     """Return what is seen of a bank.
 
     Args:
         report: the newest, None before the first.
         is_fresh: whether it is the word of a live agent under our epoch.
+        may_write: whether this controller has the permit.
     """
     declared = model.declared
     node, pool = cluster.nodes.get(declared.node), cluster.pools.get(declared.pool)
@@ -115,7 +122,7 @@ def see_bank(
         node=node,
         pools=cluster.pools.values(),
     )
-    if not frozen and cluster.permit_left_s() <= 0:
+    if not frozen and not may_write:
         frozen = NO_PERMIT
     holdings = () if report is None else report.unit_holdings
     units = units_of_pods(holdings)

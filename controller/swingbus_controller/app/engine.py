@@ -303,7 +303,10 @@ class SiteEngine:
             self.tick(began_s, self._clock.now().timestamp())
             now_s = self._clock.boottime_s()
             pace = pace.after_round(now_s - began_s)
-            await asyncio.sleep(pace.rest_s(is_gathering=self.desk.is_gathering(now_s)))
+            is_gathering = self.desk.is_gathering(now_s)
+            await asyncio.sleep(pace.rest_s(is_gathering=is_gathering))
+            if is_gathering:
+                self._poked.set()  # whether more come shows at the next look, which nobody else may ask for
 
     def tick(self, now_s: float, now_unix_s: float) -> None:
         """Decide once. Raises WrongState (FENCED) once a newer controller runs the site."""

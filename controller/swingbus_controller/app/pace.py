@@ -1,7 +1,8 @@
 """How long the site rests between two rounds: pure, from how long rounds take.
 
 Rounds cost more on a big site, most where thousands of flips are open. Four times their length is left for what comes in and for calls,
-while that is not too long: else reports would wait behind rounds, and what is decided would be decided from old ones.
+while that is not too long: else reports would wait behind rounds, and what is decided would be decided from old ones. Twice their length
+has to do while pods may be coming.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ room feeds it with what is seen, and remembers who found no place and who has ju
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from swingbus_controller.app.cluster_sights import BankSight
 from swingbus_controller.app.pod_rooms import PodRooms
@@ -23,12 +24,20 @@ from swingbus_controller.domain.site_state import SiteState
 _HOLD_S = 600.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Short:
+    """Since when pods of several units of a class find no room, and when that was so last."""
+
+    since_s: float
+    last_s: float
+
+
 class PodPlaces:
     """The places of one site.
 
     Attributes:
         placing: who waits in whose line, what is wanted, and how much of it each bank may take.
-        waiting_count: pods that could be placed somewhere, in a line or not.
+        waiting_count: pods that wait and fit some bank, whether it has room or not.
         vacancies: by bank and unit, the waiting pod that takes a place of inference there.
     """
 
@@ -50,7 +59,7 @@ class PodPlaces:
         self._rooms = PodRooms(state, cluster)
         self._leaving = Leaving()
         self._without_place: dict[str, list[UnitWish]] = {}  # wishes among which no place of inference stands empty
-        self._unplaced_since_s: float | None = None
+        self._short: dict[str, _Short] = {}  # by inference class
         self.placing = Placing()
         self.waiting_count = 0
         self.vacancies: dict[str, dict[int, PodRef]] = {}
@@ -90,8 +99,8 @@ class PodPlaces:
             for pod in self._cluster.unbound()
             if pod.is_waiting and pod.ref not in named and not self._resting_words(pod)
         ]
-        self.waiting_count = len(waiting)
         self.placing = place_pods(waiting, rooms, self._cluster.namespaces, holding=self._holding(now_s))
+        self.waiting_count = len(waiting) - len(self.placing.unfit)
         open_banks = {room.bank for room in rooms}
         for name, sight in sights.items():
             if name not in open_banks:
@@ -113,16 +122,15 @@ class PodPlaces:
     def _holding(self, now_s: float) -> set[PodRef]:
         """Return pods of several units for which a bank is held now: for ten minutes of every twenty in which some find no room.
 
-        Else small pods take each GPU that gets free; for ever it would keep GPUs from them for a pod that may never fit. All are held for
-        at the same time: if each had ten minutes of its own, two could take turns for ever.
+        Else small pods take each GPU that gets free; for ever it would keep GPUs from them for a pod that may never fit. All of a class
+        have the same ten minutes, and one that comes in place of another goes on with them: else two could take turns for ever.
         """
-        if not self.placing.unplaced:
-            self._unplaced_since_s = None
-            return set()
-        if self._unplaced_since_s is None:
-            self._unplaced_since_s = now_s
-        is_held = (now_s - self._unplaced_since_s) % (2 * _HOLD_S) < _HOLD_S
-        return set(self.placing.unplaced) if is_held else set()
+        unplaced = self.placing.unplaced
+        for name in set(unplaced.values()):
+            known = self._short.get(name)
+            is_new = known is None or now_s - known.last_s >= _HOLD_S
+            self._short[name] = _Short(since_s=now_s if is_new or known is None else known.since_s, last_s=now_s)
+        return {ref for ref, name in unplaced.items() if (now_s - self._short[name].since_s) % (2 * _HOLD_S) < _HOLD_S}
 
     def _fill(
         self,

@@ -3,7 +3,7 @@
 One real site (controller, three agents, simulator, judge: processes, mutual TLS, SQLite) goes through the cases one after the other.
 By default a reduced matrix runs (each phase with a killed controller, each other fault in at least one phase, both curtailment phases,
 every kind of bad record); `--full-matrix` runs every phase with every fault. Each case leaves the site at rest or the cases behind it
-fail too: that is meant. What each case hit and how it ended is printed at the end (`-s`).
+fail too: that is meant. What each case hit and how it ended is printed at the end (`-s`, without workers).
 
 DRAINING is over in the round in which it begins (workloads under the agent drain inside their own stop grace): a controller is killed
 there by ending the journal at that entry; an agent struck there is struck while its tenant leaves.

@@ -48,3 +48,26 @@ def test_pods_that_come_one_after_the_other_are_planned_for_together() -> None:
     site.run(30)
     assert len(planned_in(20, coming_count=20)) in (3, 4)
     site.close()
+
+
+def test_pods_that_come_in_one_round_wait_for_one_more() -> None:
+    """A scaled workload's first pods: those on their way are planned for with them, at the next look that shows no more."""
+    site = settled_pod_site(mining=8)
+
+    def round_plans() -> bool:
+        before = site.engine.plan
+        site.clock.s += 0.05
+        site.cluster.step()
+        site.engine.tick(site.clock.s, site.clock.now().timestamp())
+        return site.engine.plan is not before
+
+    planned = site.engine.plan
+    assert site.run(10, lambda: site.engine.plan is not planned)
+    site.run(2)
+    site.cluster.deploy("chat", 2)
+    assert not round_plans()
+    site.cluster.deploy("chat", 5)
+    assert not round_plans()
+    assert round_plans()
+    assert len({flip.pod for flip in site.state.open_flips()}) == 5
+    site.close()

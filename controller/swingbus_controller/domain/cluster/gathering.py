@@ -1,8 +1,8 @@
 """When waiting pods are worth a plan of their own: one that comes alone at once, those that come with or right after it together.
 
 A deployment's pods come one after the other, and a plan for each would keep the site from everything else. A reducer with time passed in;
-knows nothing of pods but what they add up to. Invariants: a plan for news is due `GATHER_S` after they began at the latest; the same
-news make one plan due.
+knows nothing of pods but what they add up to. Invariants: a plan is due at the latest at the first look that is `GATHER_S` after the one
+which showed the news; the same news make one plan due.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Gathering:
     Attributes:
         looked_s: the last look.
         changed_s: the last look with other news than the one before it.
-        unplanned_since_s: the first look at which something was new that no plan was made for yet; while nothing is, the last look.
+        unplanned_since_s: while something is new that no plan was made for: the first look that showed it.
         began_s: the last look at which news came after a silence.
         is_changing: whether the last look's news were others than those of a look before.
         is_burst: whether several pods came between the last two looks: more are most likely on their way.
@@ -57,9 +57,7 @@ class Gathering:
         """Take in what is wanted now."""
         if wanted.is_within(self.planned_for):
             # What a plan has brought about is no news, nor is a bank that closes to who still waits: the next plan in turn will see to it.
-            return replace(
-                self, wanted=wanted, planned_for=wanted, looked_s=now_s, unplanned_since_s=now_s, is_changing=False
-            )
+            return replace(self, wanted=wanted, planned_for=wanted, looked_s=now_s, is_changing=False)
         is_changing = wanted != self.wanted
         return replace(
             self,
@@ -85,4 +83,4 @@ class Gathering:
 
     def planned(self) -> Gathering:
         """Note that a plan is made for what is wanted now."""
-        return replace(self, planned_for=self.wanted, unplanned_since_s=self.looked_s)
+        return replace(self, planned_for=self.wanted)

@@ -43,14 +43,14 @@ class Placing:
         at_most: by bank, GPUs that somebody would use there, those in use among them.
         demand: by inference class, GPUs in use and asked for.
         unfit: why a pod fits nowhere.
-        unplaced: pods of several units that fit a bank, none of which has room for them now.
+        unplaced: pods of several units that fit a bank, none of which has room for them now, and the class that they ask for.
     """
 
     line: dict[str, list[ClusterPod]] = field(default_factory=dict)
     at_most: dict[str, int] = field(default_factory=dict)
     demand: dict[str, int] = field(default_factory=dict)
     unfit: dict[PodRef, str] = field(default_factory=dict)
-    unplaced: set[PodRef] = field(default_factory=set)
+    unplaced: dict[PodRef, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -181,7 +181,7 @@ def _keep_places(
         if not roomy:
             best = max(group.fitting, key=lambda place: (place.left_count, place.room.bank))
             placing.demand[best.room.inference_class] += pod.gpu_count
-            placing.unplaced.add(pod.ref)
+            placing.unplaced[pod.ref] = best.room.inference_class
             if pod.ref in holding:
                 best.is_held = True
                 kept.setdefault(best.room.bank, []).append(pod)

@@ -166,9 +166,8 @@ class Askers:
     parties: tuple[Party, ...] = ()
 
 
-@dataclass(
-    frozen=True, kw_only=True
-)  # no slots: most plans meet most banks as they were, and what follows from a view is kept in it
+# No slots: most plans meet most banks as they were, and what follows from a view is kept in it.
+@dataclass(frozen=True, kw_only=True)
 class BankView:
     """A bank: devices of one class behind one agent.
 
