@@ -128,8 +128,8 @@ class PodPlaces:
         unplaced = self.placing.unplaced
         for name in set(unplaced.values()):
             known = self._short.get(name)
-            is_new = known is None or now_s - known.last_s >= _HOLD_S
-            self._short[name] = _Short(since_s=now_s if is_new or known is None else known.since_s, last_s=now_s)
+            since_s = now_s if known is None or now_s - known.last_s >= _HOLD_S else known.since_s
+            self._short[name] = _Short(since_s=since_s, last_s=now_s)
         return {ref for ref, name in unplaced.items() if (now_s - self._short[name].since_s) % (2 * _HOLD_S) < _HOLD_S}
 
     def _fill(
