@@ -41,7 +41,7 @@ test: $(STAMP) check ## Run checks and all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES:%=--ignore=%) --ignore=$(BENCHMARKS) --ignore=tests/cluster $(ARGS)
 	-@$(BIN)/python -m swingbus_sim.cluster build
 	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) --dist loadfile tests/cluster $(ARGS)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(SITES) $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES) $(ARGS)
 	@$(BIN)/python -m pytest $(BENCHMARKS) $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contracts, protos
