@@ -72,7 +72,7 @@ class ClusterDesk:
         self._report_of = report_of
         self._models = [model for model in state.models.values() if model.declared.is_in_cluster]
         self.sights: dict[str, BankSight] = {}
-        self._shown: dict[str, tuple[tuple[object, ...], orders.BankReport | None]] = {}
+        self._shown: dict[str, tuple[object, ...]] = {}
         self.blockings = Blockings()
         self.places = PodPlaces(
             state=state, cluster=cluster, blockings=self.blockings, resting_words=self.resting_words
@@ -159,17 +159,14 @@ class ClusterDesk:
         name, ledger = model.name, self._state.ledger
         heard = self._report_of(name)
         is_fresh = heard is not None and heard[0].epoch == ledger.epoch and ledger.is_live(name, now_s)
-        around = (self._cluster.version_of(model.declared.node), is_fresh, may_write)
         report = None if heard is None else heard[1]
-        known = self._shown.get(name)
-        if known is not None and known[0] == around:
-            if known[1] is report:
-                return False
-            # Of a report only who holds which unit is seen here, and that is the same in most of them.
-            if report is not None and known[1] is not None and report.unit_holdings == known[1].unit_holdings:
-                self._shown[name] = (around, report)
-                return False
-        self._shown[name] = (around, report)
+        # Of a report only who holds which unit is seen here, and that is the same in most of them.
+        holdings = None if report is None else report.unit_holdings
+        shown = (self._cluster.version_of(model.declared.node), is_fresh, may_write, holdings)
+        # The newest of equals is kept: until the next report it is the same object, which is compared in no time.
+        before, self._shown[name] = self._shown.get(name), shown
+        if before == shown:
+            return False
         self.sights[name] = see_bank(
             model, self._state.site, self._cluster, report, is_fresh=is_fresh, may_write=may_write
         )
