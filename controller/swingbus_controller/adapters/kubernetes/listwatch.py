@@ -66,7 +66,7 @@ class ListWatchSettings:
     """Args:
     page_objects: objects asked for at once.
     objects_at_most: a list that goes on after this many is given up; some ten times what one control plane bears.
-    silence_s: a watch without a line for so long is broken; the API server sends bookmarks about once a minute.
+    silence_s: after so long without a line a list is asked for; the API server sends bookmarks about once a minute, a busy one later.
     watch_s: a watch is asked to end after this to twice this, so that servers behind a balancer share the load again.
     list_again_s: when a watch ends and the last list is older than this, a new one confirms the copy: no watch can show what it missed.
     healthy_after_s: a watch that lived so long forgets earlier failures.
@@ -77,7 +77,7 @@ class ListWatchSettings:
 
     page_objects: int = 500
     objects_at_most: int = 1_000_000
-    silence_s: float = 70.0
+    silence_s: float = 90.0
     watch_s: float = 300.0
     list_again_s: float = 1800.0
     healthy_after_s: float = 10.0

@@ -2,7 +2,7 @@
 
 Decides when a list is needed and when the watch goes on from where it broke. Refuses to know time, chance and the wire: how long a watch
 lived and the dice are arguments. Invariants: a revision that the server no longer keeps, or that it has not reached, always leads to a new
-list; nothing is asked twice in a row without a pause that grows, until a watch has lived for a while.
+list, and so does a silence; nothing is asked twice in a row without a pause that grows, until a watch has lived for a while.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Trouble(StrEnum):
 
 # What another try at the same place may mend; anything else begins the list anew.
 _PASSING = frozenset({Trouble.SILENT, Trouble.UNREACHABLE, Trouble.THROTTLED})
-_NEEDS_LIST = frozenset({Trouble.EXPIRED, Trouble.REVISION_AHEAD})
+# After a silence a new watch proves nothing where nothing happens: its first word is a bookmark, a minute later. A list answers at once.
+_NEEDS_LIST = frozenset({Trouble.EXPIRED, Trouble.REVISION_AHEAD, Trouble.SILENT})
 # These may be the wire's fault or the revision's: the same is asked for again, but not for ever. A watch without one line is doubtful too:
 # of a revision that lies ahead of it (it was restored from a backup) the real API server says nothing, for as long as one listens.
 _DOUBTFUL = frozenset({Trouble.GARBAGE, Trouble.REFUSED})
@@ -132,7 +133,7 @@ def step(course: Course, event: CourseEvent, *, healthy_after_s: float) -> Cours
 
 def _after_watch(course: Course, event: WatchEnded, healthy_after_s: float) -> Course:
     trouble, has_progressed = event.trouble, event.revision != course.revision
-    if event.lived_s >= healthy_after_s and trouble is not Trouble.SILENT:
+    if event.lived_s >= healthy_after_s:
         failures = 0 if trouble is Trouble.CLOSED else 1
     else:
         failures = 1 if has_progressed else course.failures_count + 1
