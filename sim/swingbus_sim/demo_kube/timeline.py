@@ -15,7 +15,9 @@ from swingbus_sim.demo_kube.watching import PodWatch
 
 CHAT, LARGE = "chat", "large"
 KUBELET_GONE_S = 25.0
-DRAIN_WAITS_S = 15
+DRAIN_WAITS_S = 20.0
+DRAIN_LEAST_S, DRAIN_LONGEST_S = 12.0, 40.0
+_BLOCKED = "True/BudgetKeepsPods"
 
 
 @dataclass(slots=True)
@@ -35,7 +37,6 @@ class Timeline:
             (104.0, lambda: self._serve(LARGE, 1)),
             (118.0, lambda: self._serve(CHAT, 8)),
             (138.0, self._drain),
-            (158.0, self._end_drain),
             (162.0, lambda: self._serve(CHAT, 10)),
             (212.0, self._lose_kubelet),
             (240.0, lambda: self._serve(CHAT, 4)),
@@ -66,19 +67,25 @@ class Timeline:
         self.run.note(f"kubelet of {node} is back")
 
     async def _drain(self) -> None:
-        """Work on the pool: one workload may leave, the other's budget lets nobody go.
+        """Work on the pool: one workload may leave, the other's budget lets nobody go; it relents when the pool has said who is kept.
 
         Nobody is evicted from a workload of which pods wait: so not before all of them were let go, or a while has passed.
         """
-        for _ in range(DRAIN_WAITS_S):
-            if not any(name.startswith(f"{CHAT}-") for name in self.watch.gated):
-                break
-            await asyncio.sleep(1.0)
+        await self._until(lambda: not any(name.startswith(f"{CHAT}-") for name in self.watch.gated), DRAIN_WAITS_S)
         await self.pods.protect(CHAT, 8)
         await self.pods.set_pool(mode="Drain")
         self.run.note("the pool is drained for work on it; the budget of chat lets none of its 8 go")
-
-    async def _end_drain(self) -> None:
+        await asyncio.sleep(DRAIN_LEAST_S)
+        await self._until(
+            lambda: _BLOCKED in self.watch.conditions.get("DrainBlocked", ()), DRAIN_LONGEST_S - DRAIN_LEAST_S
+        )
         await self.pods.protect(CHAT, 2)
         await self.pods.set_pool(mode="Auto")
         self.run.note("the pool works again; of chat 2 must stay")
+
+    async def _until(self, so: Callable[[], bool], longest_s: float) -> None:
+        """Look every half second until it is so, but no longer than that."""
+        for _ in range(round(longest_s / 0.5)):
+            if so():
+                break
+            await asyncio.sleep(0.5)

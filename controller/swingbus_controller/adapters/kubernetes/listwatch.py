@@ -66,7 +66,8 @@ class ListWatchSettings:
     """Args:
     page_objects: objects asked for at once.
     objects_at_most: a list that goes on after this many is given up; some ten times what one control plane bears.
-    silence_s: after so long without a line a list is asked for; the API server sends bookmarks about once a minute, a busy one later.
+    silence_s: after so long without a line a list is asked for; the API server sends bookmarks about once a minute, after its own start
+        the first one of a quiet kind only after two.
     watch_s: a watch is asked to end after this to twice this, so that servers behind a balancer share the load again.
     list_again_s: when a watch ends and the last list is older than this, a new one confirms the copy: no watch can show what it missed.
     healthy_after_s: a watch that lived so long forgets earlier failures.
