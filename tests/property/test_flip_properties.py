@@ -22,6 +22,7 @@ from swingbus_controller.domain.flips.flip_events import (
     PodReplaced,
     Released,
     Tenancy,
+    Vacated,
     VerifiedRunning,
     WattsHeld,
     WattsSettled,
@@ -40,7 +41,7 @@ POINTS = (
     OperatingPoint(name="gpu-mine", mode=Mode.MINING, claim_w=430.0, draw_w=380.0, output=1.0),
     OperatingPoint(name="standby", mode=Mode.STANDBY, claim_w=80.0, draw_w=70.0),
 )
-PLAIN = (Begun, WattsHeld, WattsSettled, Drained, Released, Applied, WorkloadReady, VerifiedRunning)
+PLAIN = (Begun, WattsHeld, WattsSettled, Drained, Released, Applied, WorkloadReady, VerifiedRunning, Vacated)
 
 
 def make_event(number: int, at_s: float) -> FlipEvent:
@@ -92,6 +93,7 @@ def test_step_is_total_apart_from_invalid_transition(flip: Flip, numbers: list[i
         after.validate()
         assert all(i.cause == event.event_id for i in instructions)
         assert after.phase is not Phase.ACTIVE or after.direction is Direction.FORWARD
+        assert not isinstance(event, Vacated) or (flip.may_stand_empty and after.phase is Phase.ROLLED_BACK)
         assert not isinstance(event, PodReplaced) or (after.pod == HEIR and not after.evidence and not after.is_over)
         flip = after
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from swingbus_controller.domain.cluster.facts import OnBlocked, PoolMode
-from swingbus_controller.domain.flips.flip import Phase
+from swingbus_controller.domain.flips.flip import Direction, Phase
 from tests.fakes.pod_site import POOL, PodSite
 
 MakeSite = Callable[..., PodSite]
@@ -192,3 +192,22 @@ def test_a_workload_that_waits_for_more_pods_is_not_made_smaller(pod_site: MakeS
     assert not site.cluster.evicted
     assert site.tenants()["llm"] == 8
     site.assert_right()
+
+
+def test_a_pod_that_leaves_while_its_flip_is_undone_leaves_an_empty_place(pod_site: MakeSite) -> None:
+    """The budget said no, the flip goes back, and then its owner takes the pod away: nobody is waited for, and the next one may come."""
+    site = serving_site(pod_site, 2, min_available=2)
+    site.agents["gpu1"].shows_servers_late = True
+    site.cluster.state.see_pool(replace(POOL, mode=PoolMode.DRAIN))
+
+    def is_going_back() -> bool:
+        open_flips = [flip for flip in site.state.open_flips() if flip.pod is not None]
+        return bool(open_flips) and all(flip.direction is Direction.UNDO for flip in open_flips)
+
+    assert site.run(120, is_going_back), site.explain()
+    site.cluster.deploy("web", 0, min_available=2)
+    site.cluster.state.see_pool(POOL)
+    site.cluster.deploy("next", 2)
+    quiet(site, serving=2, mining=6, seconds=90)
+    assert site.cluster.ready_count("next") == 2
+    assert not site.flips(Phase.FAILED)

@@ -35,6 +35,7 @@ from swingbus_controller.domain.flips.flip_events import (
     RequestWatts,
     SetDesired,
     Tenancy,
+    Vacated,
     VerifiedRunning,
     WattsHeld,
     WattsSettled,
@@ -356,3 +357,22 @@ def test_pod_that_is_replaced_after_it_came_has_its_unit_released_first() -> Non
     assert (waiting.phase, waiting.pod, waiting.evidence, told) == (Phase.STARTING, second, frozenset(), ())
     with pytest.raises(InvalidTransition):
         step(make_flip(GPU_MINE, INFERENCE), event)
+
+
+def test_place_of_inference_whose_pod_is_gone_ends_an_undo() -> None:
+    """Nobody comes with a flip that goes back: where its pod left by itself nobody is waited for. On the way there somebody comes."""
+    leaving, _ = run(make_flip(INFERENCE, GPU_MINE), Begun, Drained)
+    back, _ = step(leaving, Cancelled(event_id="e8", at_s=8.0, author="ada", reason="a budget says no"))
+    event = Vacated(event_id="e9", at_s=9.0)
+    over, told = step(back, event)
+    assert (back.phase, over.phase, over.undo_cause) == (
+        Phase.STARTING,
+        Phase.ROLLED_BACK,
+        "cancelled by ada: a budget says no",
+    )
+    assert [(i.point.name, i.tenancy) for i in told if isinstance(i, SetDesired)] == [("inference", Tenancy.RUN)]
+    with pytest.raises(InvalidTransition):
+        step(back, replace(event, at_s=7.0))
+    coming, _ = run(make_flip(GPU_MINE, INFERENCE), Begun, WattsHeld, Drained, Released, Applied)
+    with pytest.raises(InvalidTransition):
+        step(coming, event)

@@ -13,8 +13,9 @@ and no clock, and takes nobody's word for a change: only evidence moves it on. E
     STARTING   the new point is set; until `Applied`, and for inference also `WorkloadReady` by its own probe.
     VERIFYING  until `VerifiedRunning`: samples taken after the change show the new tenant at work.
 
-An undo is the same road back (`direction` UNDO): stop what was half started, restart what ran, ROLLED_BACK on evidence. If the
-undo fails too, the unit is asked to rest, stays charged in full, and the flip is FAILED. A shed (`is_safety`) is never undone,
+An undo is the same road back (`direction` UNDO): stop what was half started, restart what ran, ROLLED_BACK on evidence. A pod that has
+gone by itself is not waited for (`Vacated`): its place of inference stands empty then, with its watts, for the next one. If the undo fails
+too, the unit is asked to rest, stays charged in full, and the flip is FAILED. A shed (`is_safety`) is never undone,
 for an undo would draw watts that are not there: it presses on and then FAILS, charged, so that the guard finds others.
 Watts are counted at the larger of both points until the flip is over: the road back is always paid for.
 
@@ -164,6 +165,11 @@ class Flip:
     def has_touched_nothing(self) -> bool:
         """Whether it has drained nobody and started nothing yet: it can end without an undo."""
         return self.phase is Phase.PLANNED or (self.phase is Phase.SETTLING and not self.has_tenant_to_drain)
+
+    @property
+    def may_stand_empty(self) -> bool:
+        """Whether its end needs nobody at work: back in inference a place may stand empty, as any other of that mode."""
+        return self.direction is Direction.UNDO and self.is_mode_flip and self.destination.mode is Mode.INFERENCE
 
     def story(self) -> str:
         """Tell what happened so far, one clause per event."""

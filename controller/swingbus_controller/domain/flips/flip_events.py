@@ -80,6 +80,14 @@ class VerifiedRunning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Vacated:
+    """Evidence: on its way back to inference the unit is free, and the pod that was asked to leave is gone: nobody comes with the flip."""
+
+    event_id: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadFailed:
     """The new tenant died or its driver refused it: no need to wait for the deadline."""
 
@@ -135,6 +143,7 @@ FlipEvent = (
     | Applied
     | WorkloadReady
     | VerifiedRunning
+    | Vacated
     | WorkloadFailed
     | EvidenceLost
     | PhaseTimedOut

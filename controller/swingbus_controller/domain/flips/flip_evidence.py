@@ -17,6 +17,7 @@ from swingbus_controller.domain.flips.flip_events import (
     Drained,
     FlipEvent,
     Released,
+    Vacated,
     VerifiedRunning,
     WattsSettled,
     WorkloadFailed,
@@ -84,6 +85,8 @@ def evidence_for(model: BankModel, flip: Flip, seen: Sighting, *, event_id: str,
             return Released(event_id=event_id, at_s=now_s) if _is_released(model, flip, seen) else None
         case Phase.SETTLING if flip.watts is WattState.GIVEN_BACK:
             return WattsSettled(event_id=event_id, at_s=now_s) if seen.is_settled and seen.is_applied else None
+        case Phase.STARTING | Phase.VERIFYING if _is_vacated(model, flip, seen):
+            return Vacated(event_id=event_id, at_s=now_s)
         case Phase.STARTING:
             return _starting(model, flip, seen, event_id=event_id, now_s=now_s)
         case Phase.VERIFYING:
@@ -164,6 +167,15 @@ def _stuck(model: BankModel, flip: Flip, seen: Sighting) -> frozenset[str]:
     units = {int(u) for u in flip.unit_ids}
     mine = {name for name, unit in zip(seen.rows.devices, seen.rows.units, strict=True) if unit in units}
     return frozenset(s.device for s in seen.report.stragglers if s.device in mine and s.reason != "in_flight")
+
+
+def _is_vacated(model: BankModel, flip: Flip, seen: Sighting) -> bool:
+    """Whether nobody has the units of a flip on its way back to inference, and who had them is gone: nobody comes with the flip."""
+    if seen.pods is None or not seen.pods.is_known or not flip.may_stand_empty or _stuck(model, flip, seen):
+        return False
+    units = _units(flip)
+    is_free = units <= set(seen.report.released_units) and not seen.pods.present_units & units
+    return is_free and flip.pod not in seen.pods.units and seen.is_applied
 
 
 def _empty_units(flip: Flip, seen: Sighting) -> frozenset[int]:

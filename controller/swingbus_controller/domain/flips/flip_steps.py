@@ -34,6 +34,7 @@ from swingbus_controller.domain.flips.flip_events import (
     RequestWatts,
     SetDesired,
     Tenancy,
+    Vacated,
     VerifiedRunning,
     WattsHeld,
     WattsSettled,
@@ -107,6 +108,8 @@ def step(flip: Flip, event: FlipEvent) -> _Step:
                 return _enter(flip, Phase.VERIFYING, event), ()
             return replace(_noted(flip, event), evidence=shown), ()
         case VerifiedRunning() if flip.phase is Phase.VERIFYING:
+            return _finish(flip, event)
+        case Vacated() if flip.phase in (Phase.STARTING, Phase.VERIFYING) and flip.may_stand_empty:
             return _finish(flip, event)
         case WorkloadFailed() if flip.phase in (Phase.STARTING, Phase.VERIFYING):
             return _give_up(flip, event, f"workload failed: {event.reason}")
@@ -183,7 +186,7 @@ def recover(flip: Flip, observation: Observation, *, event_id: str, now_s: float
     return _after_release(flip, event)
 
 
-_EVIDENCE = (Drained, Released, Applied, WorkloadReady, VerifiedRunning, WattsSettled)
+_EVIDENCE = (Drained, Released, Applied, WorkloadReady, VerifiedRunning, Vacated, WattsSettled)
 _WAITS_FOR_WATTS = (Phase.PLANNED, Phase.SETTLING)
 
 
