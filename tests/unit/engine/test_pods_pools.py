@@ -10,7 +10,7 @@ import pytest
 
 from swingbus_controller.domain.cluster.facts import OnBlocked, PoolMode
 from swingbus_controller.domain.flips.flip import Direction, Phase
-from tests.fakes.pod_site import POOL, PodSite
+from tests.fakes.pod_site import POOL, PodAgent, PodSite
 
 MakeSite = Callable[..., PodSite]
 
@@ -197,7 +197,9 @@ def test_a_workload_that_waits_for_more_pods_is_not_made_smaller(pod_site: MakeS
 def test_a_pod_that_leaves_while_its_flip_is_undone_leaves_an_empty_place(pod_site: MakeSite) -> None:
     """The budget said no, the flip goes back, and then its owner takes the pod away: nobody is waited for, and the next one may come."""
     site = serving_site(pod_site, 2, min_available=2)
-    site.agents["gpu1"].shows_servers_late = True
+    agents = [agent for agent in site.agents.values() if isinstance(agent, PodAgent)]
+    for agent in agents:
+        agent.shows_servers_late = True
     site.cluster.state.see_pool(replace(POOL, mode=PoolMode.DRAIN))
 
     def is_going_back() -> bool:
@@ -207,6 +209,9 @@ def test_a_pod_that_leaves_while_its_flip_is_undone_leaves_an_empty_place(pod_si
     assert site.run(120, is_going_back), site.explain()
     site.cluster.deploy("web", 0, min_available=2)
     site.cluster.state.see_pool(POOL)
+    assert site.run(30, lambda: not site.cluster.pods_of("web")), site.explain()
+    for agent in agents:
+        agent.shows_servers_late = False
     site.cluster.deploy("next", 2)
     quiet(site, serving=2, mining=6, seconds=90)
     assert site.cluster.ready_count("next") == 2
