@@ -7,6 +7,7 @@ import argparse
 from swingbus.fleet.v1alpha import fleet_service_pb2 as pb
 from swingbus.fleet.v1alpha.fleet_pb2 import Site
 from swingctl.arguments import Nouns, add_noun, add_site, add_verb
+from swingctl.checking import check
 from swingctl.render import Column, enum_word, optional, power, ratio, short_name
 from swingctl.session import Session
 
@@ -28,6 +29,8 @@ def mount(nouns: Nouns) -> None:
     verbs = add_noun(nouns, "site", "grid connections: limits, meters, what Swingbus may do")
     add_verb(verbs, "list", _list, summary="list sites", examples="site list\nsite list --output json")
     add_site(add_verb(verbs, "show", _show, summary="show one site", examples="site show\nsite show --site north"))
+    summary = "ask whether all services answer and each bank's place has a reason; exit code 1 where one does not"
+    add_site(add_verb(verbs, "check", check, summary=summary, examples="site check\nsite check --output json"))
 
 
 async def _list(session: Session, args: argparse.Namespace) -> int:

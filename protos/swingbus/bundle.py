@@ -139,10 +139,21 @@ def parse_bundle(text: str, where: str = "bundle") -> Bundle:
     return Bundle(**{**table, "endpoint": endpoint, "expires": expires.astimezone(UTC)})
 
 
+def is_lent_by_root(mode: int, *, owner: int, group: int, own_user: int, own_group: int) -> bool:
+    """Whether root lets our own group read a file and nobody else: how a kubelet gives a Secret to a pod's user, who can't own it.
+
+    >>> is_lent_by_root(0o100440, owner=0, group=65532, own_user=65532, own_group=65532)
+    True
+    """
+    is_for_group = mode & (stat.S_IRWXG | stat.S_IRWXO) == stat.S_IRGRP
+    return is_for_group and owner == 0 != own_user and group == own_group != 0
+
+
 def load_bundle(path: Path) -> Bundle:
     """Read a bundle file. Raises NotFound or InvalidInput; refuses a file that other users can read."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
+        mode = status.st_mode
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise NotFound(
@@ -154,7 +165,9 @@ def load_bundle(path: Path) -> Bundle:
         raise InvalidInput(
             f"cannot read the bundle {path}: {error}", reason="BAD_BUNDLE", metadata={"path": str(path)}
         ) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and not is_lent_by_root(
+        mode, owner=status.st_uid, group=status.st_gid, own_user=os.geteuid(), own_group=os.getegid()
+    ):
         raise InvalidInput(
             f"the bundle {path} holds a private key but others may read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}",
             reason="BUNDLE_NOT_PRIVATE",

@@ -105,6 +105,7 @@ class Site:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.api = cluster.api
+        self.notes = ""
 
     def helm(self, *words: str) -> str:
         """Run helm on the release."""
@@ -151,6 +152,9 @@ def _secrets(site: Site, folder: Path) -> None:
     bundle.write_text(format_bundle(authority.issue("real-1", Role.AGENT, now=now)))
     site.cluster.kubectl(*certificates_secret(_NAMESPACE, folder / "pki"))
     site.kubectl("create", "secret", "generic", "agent-bundles", f"--from-file={bundle}")
+    viewer = folder / "bundle.toml"
+    viewer.write_text(format_bundle(authority.issue("helm-test", Role.VIEWER, now=now)))
+    site.kubectl("create", "secret", "generic", "test-bundle", f"--from-file={viewer}")
 
 
 def _volume(site: Site, folder: str) -> None:
@@ -167,6 +171,7 @@ def _values(site: Site, gpus: NodeGpus, images: Mapping[str, Built]) -> dict[str
     first = site.cluster.real_nodes[0].name
     return {
         "controller": controller_values(images["swingbus-controller"].recipe.image, _SITE, node=first),
+        "test": {"bundleSecretName": "test-bundle"},
         "agent": {
             "enabled": True,
             "image": loaded_image(images["swingbus-agent"].recipe.image),
@@ -201,7 +206,7 @@ def site(
         gpus.host.shelf.path.chmod(0o666)  # as the device files of a real driver
         values = folder / "values.json"
         values.write_text(json.dumps(_values(site, gpus, images)))
-        site.helm("install", "swingbus", str(_CHART), "-n", _NAMESPACE, "-f", str(values))
+        site.notes = site.helm("install", "swingbus", str(_CHART), "-n", _NAMESPACE, "-f", str(values))
         try:
             site.rolled_out("deployment/swingbus-controller")
             site.rolled_out("daemonset/swingbus-agent")
@@ -224,6 +229,26 @@ def test_agent_reaches_the_controller_by_its_service_name(site: Site) -> None:
     wait_until(lambda: (site.metric(*bank) or 0) > 1000, what="the GPUs' watts", timeout_s=30, poll_s=0.5)
     logs = site.kubectl("logs", "daemonset/swingbus-agent")
     assert "bundle_refused" not in logs and "spool_damaged" not in logs
+
+
+def test_notes_say_the_next_step(site: Site) -> None:
+    """How to see that it stands, how to ask it, and what is missing for agents from outside."""
+    for words in (
+        f"kubectl -n {_NAMESPACE} rollout status deployment/swingbus-controller",
+        f"helm test swingbus -n {_NAMESPACE} --logs",
+        "controller.service.type is ClusterIP. Set LoadBalancer or NodePort",
+        "kubectl label namespace NAME swingbus.io/power-gate=enabled",
+    ):
+        assert words in site.notes, site.notes
+    assert "No agent runs" not in site.notes and "networkPolicy.enabled is off" not in site.notes
+
+
+def test_helm_test_asks_for_health_and_reasons(site: Site) -> None:
+    """The release's own test runs as a pod, with a viewer's certificate, and sees services and the bank."""
+    wait_until(lambda: _connected(site), what="a live agent", timeout_s=60, poll_s=0.5)
+    told = site.helm("test", "swingbus", "-n", _NAMESPACE, "--timeout=90s", "--logs")
+    assert "Phase:          Succeeded" in told
+    assert told.count(" serving") == 4 and "real-1/h100" in told, told
 
 
 def _rights(site: Site) -> dict[str, tuple[int, str]]:

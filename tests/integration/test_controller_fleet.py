@@ -6,6 +6,8 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -13,8 +15,10 @@ import grpc.aio
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from swingbus.bundle import format_bundle, write_private
 from swingbus.capacity.v1alpha import capacity_service_pb2 as capacity_rpc
 from swingbus.capacity.v1alpha import capacity_service_pb2_grpc
+from swingbus.clock import SystemClock
 from swingbus.faults import AlreadyExists, Forbidden, InvalidInput, NotFound, SwingbusError
 from swingbus.fleet.v1alpha import fleet_pb2, fleet_service_pb2_grpc
 from swingbus.fleet.v1alpha import fleet_service_pb2 as rpc
@@ -23,8 +27,10 @@ from swingbus.market.v1alpha import market_service_pb2 as market_rpc
 from swingbus.market.v1alpha import market_service_pb2_grpc
 from swingbus.rpc.roles import Role
 from swingbus.rpc.status import fault_from_rpc_error
+from swingctl.main import run
 from tests.fakes.controllers import TestSite
 from tests.fakes.link_agent import LinkAgent, make_batch
+from tests.fakes.terminal import FakeTerminal
 
 SITE = "sites/north"
 BANK = "sites/north/agents/edge-1/banks/s19j"
@@ -321,6 +327,23 @@ async def test_observe_refuses_every_write_with_the_next_step(site: TestSite) ->
             capacity_rpc.StartCurtailmentRequest(), timeout=5
         )
         assert (await fault_of(call)).reason == "ROLE_NOT_ALLOWED"
+
+
+async def test_check_of_a_site_that_is_only_observed_finds_nothing_wrong(site: TestSite, tmp_path: Path) -> None:
+    """The real services answer; that no plan is made is no fault of such a site, and is said."""
+    bundle = tmp_path / "vera.bundle.toml"
+    async with site.serve(), site.channel("edge-1", Role.AGENT) as link:
+        agent = LinkAgent(link, "edge-1")
+        await agent.connect()
+        await agent.send(make_batch(1))
+        await agent.wait_told(1)
+        issued = site.authority.issue("vera-check", Role.VIEWER, now=datetime.now(UTC))
+        write_private(bundle, format_bundle(replace(issued, endpoint=f"127.0.0.1:{site.port}")))
+        terminal = FakeTerminal()
+        code = await run(["--bundle", str(bundle), "site", "check"], terminal=terminal, clock=SystemClock())
+    text = terminal.stdout.getvalue()
+    assert (code, terminal.stderr.getvalue()) == (0, ""), text
+    assert text.count(" serving") == 4 and text.count("under authority observe nothing is planned") >= 1
 
 
 def test_observe_loads_no_write_path(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ async def site(authority: CertificateAuthority, bundles: dict[str, Bundle], tmp_
 READS = {
     "site-list": "site list",
     "site-show": "site show",
+    "site-check": "site check",
     "feeder-list": "feeder list",
     "feeder-show": "feeder show grid",
     "feeder-intervals": "feeder intervals grid",
@@ -136,6 +137,18 @@ async def test_global_options_count_before_and_after_the_verb(site: Site) -> Non
     before = await site.ctl("--output json site list")
     after = await site.ctl("site list --output json")
     assert before[1].json == after[1].json
+
+
+async def test_check_names_what_is_not_as_it_should_be(site: Site) -> None:
+    """A bank whose place has no reason: it is named, and a program that asks sees it at the exit code."""
+    site.fake.banks[0].explanation = ""
+    code, screen = await site.ctl("site check")
+    assert code == REFUSED
+    (line,) = [line for line in screen.stdout.getvalue().splitlines() if " NO " in line]
+    assert line.split() == ["edge-1/s19j", "NO", "no", "reason", "is", "given"]
+    code, screen = await site.ctl("site check --output json")
+    assert [each["asked"] for each in screen.json["checks"] if not each["is_good"]] == [site.fake.banks[0].name]
+    assert code == REFUSED
 
 
 async def test_every_page_is_fetched(site: Site) -> None:
