@@ -24,4 +24,5 @@ step protos buf lint
 step proto-format buf format -d --exit-code
 step generated python protos/generate.py --check
 step manual python -m tools.cli_manual --check
+step chart-readme python -m tools.chart_readme --check
 step types mypy agent/swingbus_agent controller/swingbus_controller controller/swingctl sim/swingbus_sim protos/swingbus tests tools

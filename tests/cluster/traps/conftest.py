@@ -12,6 +12,7 @@ from swingbus_sim.cluster.tools import CONTROL
 from swingbus_sim.cluster.up import bring_up, take_down
 from swingbus_sim.kwok_site.measures import total
 from tests.benchmarks.kube.ours import MINERS
+from tests.benchmarks.kube.resting import USER
 from tests.benchmarks.kube.witness import now_s
 from tests.cluster.conftest import _build_or_skip, _own_place
 from tests.cluster.traps.site import MAY_DRAW_W, TrapSite, standing
@@ -29,7 +30,7 @@ def shared_site(say: Callable[[str], None]) -> Iterator[TrapSite]:
     with _own_place("tests-traps", say) as place, tempfile.TemporaryDirectory(prefix="traps-") as folder:
         _build_or_skip("a real control plane", place, (CONTROL,), say)
         try:
-            with standing(bring_up(place, say=say), Path(folder)) as site:
+            with standing(bring_up(place, audited_users=(USER,), say=say), Path(folder)) as site:
                 yield site
         finally:
             take_down(place, say=say)

@@ -1,0 +1,121 @@
+"""The controller's rights are enough and no more, by the API server's own record of what it asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.kube.ours import MINERS, SYSTEM
+from tests.cluster.traps.site import STILL, TrapSite
+from tests.cluster.traps.work import ON_GRID, ON_QUIET, budget, delete, deployment, make, scale, spec
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+_RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_PAGE = Path(__file__).parents[3] / "docs" / "kubernetes.md"
+# The head of the page's table of what is granted though these flows do not need it, each with its reason.
+_KEPT = "| not used in every run |"
+
+
+@dataclass(frozen=True, order=True)
+class Right:
+    """One verb on one resource of one role. `namespace` is empty for a role of the whole cluster."""
+
+    role: str
+    namespace: str
+    resource: str
+    verb: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, and whether it was refused for want of a right."""
+
+    namespace: str
+    resource: str
+    verb: str
+    name: str
+    is_forbidden: bool
+
+
+def granted(site: TrapSite) -> Iterator[Right]:
+    """Yield what the chart's roles allow the controller's account."""
+    api = site.cluster.api
+    bindings = api.get(f"{_RBAC}/clusterrolebindings")["items"] + api.get(f"{_RBAC}/rolebindings")["items"]
+    for binding in bindings:
+        subjects = [(s.get("namespace"), s["name"]) for s in binding.get("subjects", [])]
+        if (SYSTEM, "swingbus-controller") not in subjects:
+            continue
+        namespace, role = binding["metadata"].get("namespace", ""), binding["roleRef"]["name"]
+        path = f"{_RBAC}/namespaces/{namespace}/roles/{role}" if namespace else f"{_RBAC}/clusterroles/{role}"
+        for rule in api.get(path)["rules"]:
+            for group in rule["apiGroups"]:
+                for resource in rule["resources"]:
+                    full = f"{group}/{resource}".lstrip("/")
+                    for verb in rule["verbs"]:
+                        for name in rule.get("resourceNames", [""]):
+                            yield Right(role, namespace, full, verb, name)
+
+
+def asked(log: Path) -> set[Request]:
+    """Return what the audit log says; its last line may be cut short."""
+    found: set[Request] = set()
+    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            continue
+        event: dict[str, Any] = json.loads(line)
+        target = event.get("objectRef")
+        if target is None:
+            continue  # discovery, which everybody may ask for
+        resource = "/".join(filter(None, (target.get("apiGroup"), target["resource"], target.get("subresource"))))
+        is_forbidden = event.get("responseStatus", {}).get("code") == 403
+        found.add(Request(target.get("namespace", ""), resource, event["verb"], target.get("name", ""), is_forbidden))
+    return found
+
+
+def covers(right: Right, request: Request) -> bool:
+    """Tell whether a right allows a request."""
+    is_where = right.namespace in ("", request.namespace)
+    is_what = (right.resource, right.verb) == (request.resource, request.verb)
+    return is_where and is_what and right.name in ("", request.name)
+
+
+def documented() -> set[tuple[str, str]]:
+    """Return (verb, resource) of what the page keeps although not every run needs it."""
+    table = _PAGE.read_text(encoding="utf-8").partition(_KEPT)[2].partition("\n\n")[0]
+    return set(re.findall(r"^\| `(\w+) (\S+)` \|", table, re.MULTILINE))
+
+
+def test_every_right_is_used_and_none_is_missing(site: TrapSite) -> None:
+    """Both ways through a flip, a drain, a budget that says no: all that was asked for is allowed, all that is allowed was asked for."""
+    site.wait_mining()
+    make(site, deployment("comes", 2, spec(on=ON_GRID)))
+    site.wait_working("comes", 2)
+    scale(site, "comes", 0)
+    site.wait_mining()
+    make(site, deployment("stays", 2, spec(on=ON_QUIET)))
+    site.wait_working("stays", 2)
+    try:
+        site.set_pool(STILL, mode="Drain")
+        site.wait(lambda: any(seen.ending_s for seen in site.lives("stays") if seen.bound_s), "one is asked to leave")
+        site.set_pool(STILL, mode="Auto")
+        site.wait_working("stays", 2)
+        make(site, budget("stays", minAvailable=2))
+        site.set_pool(STILL, mode="Drain")
+        site.wait_condition(STILL, "DrainBlocked", "BudgetKeepsPods", "customers/stays")
+    finally:
+        site.set_pool(STILL, mode="Auto")
+        delete(site, "PodDisruptionBudget", "stays")
+    rights, requests = set(granted(site)), asked(site.cluster.layout.audit_log)
+    assert {right.namespace for right in rights} == {"", MINERS, SYSTEM}
+    refused = sorted({(r.verb, r.resource, r.namespace) for r in requests if r.is_forbidden})
+    assert not refused, f"asked for without a right: {refused}"
+    unused = {right for right in rights if not any(covers(right, request) for request in requests)}
+    assert {(right.verb, right.resource) for right in unused} <= documented(), sorted(unused)
+    assert documented() <= {(right.verb, right.resource) for right in rights}
