@@ -17,6 +17,7 @@ from swingbus_controller.api.capacity_service import CapacityService
 from swingbus_controller.app.commands import Commands
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.app.showing import LedgerView
+from swingbus_controller.app.site_watching import SiteSource, SiteWatch
 from swingbus_controller.domain.cluster.state import ClusterState
 from swingbus_controller.domain.planning.market import MarketView
 from swingbus_controller.domain.planning.plan import Authority
@@ -35,6 +36,7 @@ class Deciding:
     engine: SiteEngine
     service: CapacityService
     view: LedgerView
+    watch: SiteWatch
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """Register CapacityService."""
@@ -50,11 +52,13 @@ def build_deciding(
     instance: str,
     boot_id: str,
     market: Callable[[float], MarketView],
+    source: SiteSource,
     cluster: ClusterState | None = None,
 ) -> Deciding:
-    """Fold the journal and build the engine; it claims the next epoch.
+    """Fold the journal and build the engine; it claims the next epoch. Limits are those of the site file from then on.
 
     Args:
+        source: the site file, for what changes while it runs.
         cluster: what is seen of the cluster, where banks run pods.
     """
     state = SiteState(site)
@@ -73,6 +77,11 @@ def build_deciding(
         market=market,
         cluster=cluster,
     )
+    watch = SiteWatch(source=source, engine=engine, clock=clock)
+    watch.reconcile(site)
     return Deciding(
-        engine=engine, view=LedgerView(engine), service=CapacityService(engine, Commands(engine, clock), clock)
+        engine=engine,
+        service=CapacityService(engine, Commands(engine, clock), clock),
+        view=LedgerView(engine),
+        watch=watch,
     )

@@ -193,7 +193,10 @@ class Controller:
                     tasks.create_task(self._compact_for_ever()),
                 ]
                 if deciding is not None:
-                    loops.append(tasks.create_task(deciding.engine.run()))
+                    loops += [
+                        tasks.create_task(deciding.engine.run()),
+                        tasks.create_task(deciding.watch.run()),
+                    ]
                 if deciding is not None and clustered is not None:
                     loops.append(tasks.create_task(clustered.run(deciding.engine, self.metrics)))
                 await stop.wait()
@@ -239,6 +242,7 @@ class Controller:
             instance=self.instance,
             boot_id=boot_id(),
             market=board.view,
+            source=self.configuration,
             cluster=None if clustered is None else clustered.state,
         )
 

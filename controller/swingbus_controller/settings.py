@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,19 @@ class Configuration:
     site: SiteFile
     source: str
     known_keys: frozenset[str]
+    reload: Callable[[], Configuration] = field(compare=False, repr=False)
+
+    # As `app.site_watching.SiteSource`: the file that this came from, as it is now.
+
+    def text(self) -> bytes:
+        """Return the file as it is now. Raises NotFound or InvalidInput where it can't be read."""
+        return _read(Path(self.source))
+
+    def parse(self) -> tuple[SiteFile, tuple[str, ...]]:
+        """Return the site as the file has it now, and which of the program's own tables changed. Raises InvalidInput with every fault."""
+        now = self.reload()
+        tables = {"[controller]": (self.controller, now.controller), "[kubernetes]": (self.cluster, now.cluster)}
+        return now.site, tuple(name for name, (before, after) in tables.items() if before != after)
 
 
 def load_configuration(
@@ -120,11 +134,16 @@ def load_configuration(
     faults.raise_if_faulty(str(path))
     assert site is not None  # only a noted fault makes it None
     return Configuration(
-        controller=controller, cluster=cluster, site=site, source=str(path), known_keys=frozenset(faults.known_keys)
+        controller=controller,
+        cluster=cluster,
+        site=site,
+        source=str(path),
+        known_keys=frozenset(faults.known_keys),
+        reload=partial(load_configuration, path, environment=dict(env), overrides=overrides),
     )
 
 
-def _load_toml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
@@ -140,6 +159,11 @@ def _load_toml(path: Path) -> dict[str, Any]:
         ) from error
     if len(raw) > MAX_FILE_BYTES:
         raise InvalidInput(f"{path} is larger than {MAX_FILE_BYTES} bytes: this is no site file.", reason="UNREADABLE")
+    return raw
+
+
+def _load_toml(path: Path) -> dict[str, Any]:
+    raw = _read(path)
     try:
         return tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -205,15 +205,27 @@ def test_controller_that_moves_pods_holds_its_lease_where_its_rights_are(chart: 
     assert pod.get("automountServiceAccountToken", True) is True
 
 
+def _site_mark(chart: Chart, site: str) -> str:
+    deployment = chart.objects(controller={**_CONTROLLER, "site": site})["Deployment/swingbus-controller"]
+    mark: str = deployment["spec"]["template"]["metadata"]["annotations"]["swingbus.io/site"]
+    return mark
+
+
 def test_changed_site_file_makes_a_new_pod(chart: Chart) -> None:
     """Else the controller would go on with the one it read at its start."""
-    marks = [
-        chart.objects(controller={**_CONTROLLER, "site": site})["Deployment/swingbus-controller"]["spec"]["template"][
-            "metadata"
-        ]["annotations"]["swingbus.io/site"]
-        for site in ("a = 1\n", "a = 2\n", "a = 1\n")
-    ]
+    marks = [_site_mark(chart, site) for site in ("a = 1\n", "a = 2\n", "a = 1\n")]
     assert marks[0] == marks[2] != marks[1]
+
+
+def test_changed_limit_needs_no_new_pod_where_the_controller_obeys_it(chart: Chart) -> None:
+    """Above authority observe it takes limits from the file while it runs; everything else of a feeder still wants a start."""
+    site = '[site]\nauthority = "{}"\n[[feeder.limit]]\nname = "contract"\nlimit_w = {}\n'
+    assert _site_mark(chart, site.format("control", 10)) == _site_mark(chart, site.format("control", 20))
+    assert _site_mark(chart, site.format("advise", 10)) == _site_mark(chart, site.format("advise", 20))
+    assert _site_mark(chart, site.format("observe", 10)) != _site_mark(chart, site.format("observe", 20))
+    assert _site_mark(chart, site.format("control", 10)) != _site_mark(
+        chart, site.format("control", "10\nwindow_s = 60")
+    )
 
 
 def test_agent_has_what_it_needs_and_no_way_to_the_api(chart: Chart) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from swingbus.faults import WrongState
+from swingbus.faults import InvalidInput, WrongState
 from swingbus_controller.app.commands import Commands, Order
 from swingbus_controller.app.engine import SiteEngine
 from swingbus_controller.deciding import Deciding, build_deciding
@@ -71,6 +71,23 @@ class Market:
 
 
 @dataclass
+class WrittenSite:
+    """A site file on a disk that tests write to."""
+
+    site: SiteFile
+    fault: str = ""  # of a file that is no good
+    besides: tuple[str, ...] = ()
+
+    def text(self) -> bytes:
+        return repr((self.site, self.site.tree.feeders, self.fault, self.besides)).encode()
+
+    def parse(self) -> tuple[SiteFile, tuple[str, ...]]:
+        if self.fault:
+            raise InvalidInput(self.fault, reason="BAD_TOML")
+        return self.site, self.besides
+
+
+@dataclass
 class Verdicts:
     """What the judge found; every list must stay empty unless a test planted the cause."""
 
@@ -108,6 +125,7 @@ class VirtualSite:
     ) -> None:
         """Make the site; `mining` machines of each ASIC bank run at the start, all by default none."""
         self.site = site or make_site()
+        self.written = WrittenSite(self.site)
         self.rng = random.Random(seed)
         self.clock = VirtualClock()
         self.market = Market()
@@ -177,7 +195,8 @@ class VirtualSite:
         self.journal = self._open_journal() if self._open_journal else MemoryJournal(self.journal_file)
         self.is_new = self.journal.was_created
         self.deciding = build_deciding(
-            site=self.site,
+            site=self.written.site,
+            source=self.written,
             journal=self.journal,
             journal_is_new=self.journal.was_created,
             clock=self.clock,

@@ -13,7 +13,7 @@ import pytest
 
 from swingbus.capacity.v1alpha import capacity_service_pb2, capacity_service_pb2_grpc
 from swingbus.clock import SystemClock
-from swingbus.fleet.v1alpha import fleet_pb2
+from swingbus.fleet.v1alpha import fleet_pb2, fleet_service_pb2, fleet_service_pb2_grpc
 from swingbus.link.v1alpha import agent_link_service_pb2 as pb2
 from swingbus.link.v1alpha import agent_link_service_pb2_grpc, link_pb2
 from swingbus.rpc.interceptors import DoorInterceptor
@@ -393,3 +393,25 @@ async def test_controller_under_control_fences_its_agents(tmp_path: Path) -> Non
         assert adopt.epoch == controller.journal.epoch == 1
         assert [counting.bank for counting in adopt.counting] == ["s19j"]
         call.cancel()
+
+
+async def test_limit_that_is_changed_in_the_file_counts_while_it_runs(tmp_path: Path) -> None:
+    """The real file, read again by the real program: the newer limit is what operators are shown, and its author is on the record."""
+    text = SITE.replace('name = "north"', 'name = "north"\nauthority = "control"', 1)
+    site = TestSite(tmp_path, text)
+    async with site.serve() as controller, site.channel("vera", Role.VIEWER) as channel:
+        stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        request = fleet_service_pb2.GetFeederRequest(name="sites/north/feeders/grid")
+
+        async def limits() -> list[float]:
+            return [each.limit_w for each in (await stub.GetFeeder(request, timeout=5)).feeder.limits]
+
+        assert await limits() == [400_000.0]
+        written = site.config.with_suffix(".new")
+        written.write_text(text.replace("limit_w = 400000", "limit_w = 350000"), encoding="utf-8")
+        written.replace(site.config)
+        async with asyncio.timeout(20):
+            while await limits() != [350_000.0]:
+                await asyncio.sleep(0.2)
+        events = [each.entry for each in controller.journal.read() if each.entry.kind == "limit_set"]
+        assert [(each.author, each.subject) for each in events] == [("site file", "sites/north/feeders/grid")]
