@@ -1,0 +1,104 @@
+{{/* What the cluster lacks, told before anything is changed. Where helm sees no cluster (`helm template`) only its version can be judged. */}}
+{{- define "swingbus.checkCluster" -}}
+{{- if and .Values.gate.inject (semverCompare "<1.36.0-0" .Capabilities.KubeVersion.Version) }}
+{{- fail (printf "this cluster is Kubernetes %s, which can't inject the gate (MutatingAdmissionPolicy, stable in 1.36): set gate.inject=false and let pod templates carry the gate (docs/kubernetes.md, The gate)" .Capabilities.KubeVersion.Version) }}
+{{- end }}
+{{- if lookup "v1" "Namespace" "" "kube-system" }}
+{{- include "swingbus.checkDefinition" . }}
+{{- include "swingbus.checkNamespace" . }}
+{{- with .Values.controller }}
+{{- if .enabled }}
+{{- include "swingbus.checkSecret" (list $ .certificates.secretName "controller.certificates.secretName" (list "ca.pem" "server.pem")) }}
+{{- if .siteConfigMap }}
+{{- $found := lookup "v1" "ConfigMap" $.Release.Namespace .siteConfigMap }}
+{{- if not (hasKey (dig "data" dict $found) "site.toml") }}
+{{- fail (printf "controller.siteConfigMap: there is no ConfigMap %s with the key site.toml in namespace %s: kubectl create configmap %s -n %s --from-file=site.toml" .siteConfigMap $.Release.Namespace .siteConfigMap $.Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- with .persistence }}
+{{- if and .existingClaim (not (lookup "v1" "PersistentVolumeClaim" $.Release.Namespace .existingClaim)) }}
+{{- fail (printf "controller.persistence.existingClaim: there is no PersistentVolumeClaim %s in namespace %s: make it, or leave the value empty for one of the chart's" .existingClaim $.Release.Namespace) }}
+{{- end }}
+{{- if and (not .existingClaim) .storageClassName (ne .storageClassName "-") (not (lookup "storage.k8s.io/v1" "StorageClass" "" .storageClassName)) }}
+{{- fail (printf "controller.persistence.storageClassName: this cluster has no StorageClass %s: kubectl get storageclass" .storageClassName) }}
+{{- end }}
+{{- end }}
+{{- if $.Values.test.bundleSecretName }}
+{{- include "swingbus.checkSecret" (list $ $.Values.test.bundleSecretName "test.bundleSecretName" (list "bundle.toml")) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.agent }}
+{{- if .enabled }}
+{{- if not .bundles.onHost }}
+{{- include "swingbus.checkSecret" (list $ .bundles.secretName "agent.bundles.secretName" list) }}
+{{- end }}
+{{- if not (include "swingbus.agentNodesHere" $) }}
+{{- fail (printf "agent.nodes: none of %s is a node of this cluster: kubectl get nodes" (join ", " (include "swingbus.agentNodeNames" $ | fromJsonArray))) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Names of the nodes that agents are for, as JSON. */}}
+{{- define "swingbus.agentNodeNames" -}}
+{{- $names := list }}
+{{- range .Values.agent.nodes }}{{ $names = append $names .name }}{{ end }}
+{{- toJson $names }}
+{{- end -}}
+
+{{/* Those of them that this cluster has, joined; empty where it has none. */}}
+{{- define "swingbus.agentNodesHere" -}}
+{{- $here := list }}
+{{- range include "swingbus.agentNodeNames" . | fromJsonArray }}
+{{- if lookup "v1" "Node" "" . }}{{ $here = append $here . }}{{ end }}
+{{- end }}
+{{- join ", " $here }}
+{{- end -}}
+
+{{/* Refuses where a Secret is not there or lacks a key: (list ROOT NAME VALUE KEYS). */}}
+{{- define "swingbus.checkSecret" -}}
+{{- $root := index . 0 }}{{ $name := index . 1 }}{{ $value := index . 2 }}
+{{- $found := lookup "v1" "Secret" $root.Release.Namespace $name }}
+{{- if not $found }}
+{{- fail (printf "%s: there is no Secret %s in namespace %s: make it first (docs/kubernetes.md, The two programs)" $value $name $root.Release.Namespace) }}
+{{- end }}
+{{- range index . 3 }}
+{{- if not (hasKey (dig "data" dict $found) .) }}
+{{- fail (printf "%s: the Secret %s in namespace %s has no key %s (docs/kubernetes.md, The two programs)" $value $name $root.Release.Namespace .) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses a definition of CapacityPool that this chart can't work with, or that is somebody else's. */}}
+{{- define "swingbus.checkDefinition" -}}
+{{- $found := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "capacitypools.swingbus.io" }}
+{{- if and (not $found) (not .Values.crds.install) }}
+{{- fail "crds.install is off, and this cluster has no definition of CapacityPool: install it first, or turn crds.install on" }}
+{{- end }}
+{{- if $found }}
+{{- $served := list }}
+{{- range $found.spec.versions }}{{ if .served }}{{ $served = append $served .name }}{{ end }}{{ end }}
+{{- if not (has "v1alpha1" $served) }}
+{{- fail (printf "the definition capacitypools.swingbus.io of this cluster serves %s, this chart works with v1alpha1: install the chart that belongs to it, or take the definition away with all its pools (kubectl delete crd capacitypools.swingbus.io)" (join ", " $served)) }}
+{{- end }}
+{{- $marks := dig "metadata" "annotations" dict $found | default dict }}
+{{- $owner := printf "%s/%s" (get $marks "meta.helm.sh/release-namespace") (get $marks "meta.helm.sh/release-name") }}
+{{- $ours := printf "%s/%s" .Release.Namespace .Release.Name }}
+{{- if and .Values.crds.install (ne $owner $ours) }}
+{{- fail (printf "the definition capacitypools.swingbus.io is there already and belongs to %s, not to release %s: set crds.install=false, or give it to this release: kubectl label --overwrite crd capacitypools.swingbus.io app.kubernetes.io/managed-by=Helm && kubectl annotate --overwrite crd capacitypools.swingbus.io meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s" (ternary "no release of helm" (printf "release %s" $owner) (eq $owner "/")) $ours .Release.Name .Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses a namespace whose own pods would wait behind the gate. */}}
+{{- define "swingbus.checkNamespace" -}}
+{{- $found := lookup "v1" "Namespace" "" .Release.Namespace }}
+{{- $key := .Values.gate.namespaceLabel.key }}
+{{- if $found }}
+{{- if eq (get (dig "metadata" "labels" dict $found | default dict) $key) .Values.gate.namespaceLabel.value }}
+{{- fail (printf "namespace %s is enrolled (%s=%s): the controller must not wait behind its own gate. Use another namespace, or take the label away: kubectl label namespace %s %s-" .Release.Namespace $key .Values.gate.namespaceLabel.value .Release.Namespace $key) }}
+{{- end }}
+{{- end }}
+{{- end -}}
