@@ -16,7 +16,7 @@ from pathlib import Path
 from swingbus_sim.cluster import cgroups
 
 _NAMESPACES = ("--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup")
-_PROGRAMS = ("unshare", "nsenter", "pivot_root", "ip", "dpkg-deb", "apt-get")
+_PROGRAMS = ("setpriv", "unshare", "nsenter", "pivot_root", "ip", "dpkg-deb", "apt-get")
 _PREPARE = Path(__file__).with_suffix(".sh")
 _BOOT_TIMEOUT_S, _COMMAND_TIMEOUT_S = 30.0, 120.0
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
@@ -83,7 +83,18 @@ def booted(root: Path, *, name: str) -> Iterator[DebianHost]:
     assert over is not None
     group = over / name
     group.mkdir()
-    command = ("unshare", *_NAMESPACES, "--fork", "--kill-child", "sh", str(_PREPARE), str(root))
+    # Ends with us also where nobody says so.
+    command = (
+        "setpriv",
+        "--pdeathsig=KILL",
+        "unshare",
+        *_NAMESPACES,
+        "--fork",
+        "--kill-child",
+        "sh",
+        str(_PREPARE),
+        str(root),
+    )
     enter = f'echo $$ > "{group}/cgroup.procs" && exec "$@"'
     process = subprocess.Popen(("sh", "-c", enter, "sh", *command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

@@ -102,14 +102,14 @@ def _pack(tree: Path, python: BasePython, folder: Path, say: Callable[[str], Non
     (about / "md5sums").write_text(sums, encoding="utf-8")
     for name in _SCRIPTS:
         shutil.copyfile(_REPOSITORY / "deploy" / "deb" / name, about / name)
-    _set_modes(tree)
-    for name in _SCRIPTS:
         (about / name).chmod(0o755)
+    date_s = os.environ.get("SOURCE_DATE_EPOCH", _DATE_S)
+    _settle(tree, date_s)
     say("packing")
     file = folder / f"swingbus_{version}_{architecture}.deb"
     aside = file.with_suffix(".part")
-    dated = {"SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", _DATE_S)}
-    _run(("dpkg-deb", "--root-owner-group", *_PACKING, "--build", str(tree), str(aside)), dated)
+    command = ("dpkg-deb", "--root-owner-group", *_PACKING, "--build", str(tree), str(aside))
+    _run(command, {"SOURCE_DATE_EPOCH": date_s})
     aside.rename(file)
     return BuiltPackage(file=file, version=version, file_bytes=file.stat().st_size, installed_bytes=installed_bytes)
 
@@ -128,11 +128,12 @@ def _files(tree: Path) -> Iterator[Path]:
             yield path
 
 
-def _set_modes(tree: Path) -> None:
-    """Let nothing depend on the umask of whoever builds; programs keep their x."""
+def _settle(tree: Path, date_s: str) -> None:
+    """Let nothing depend on the umask and the clock of whoever builds; programs keep their x."""
     for path in (tree, *tree.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        os.utime(path, (int(date_s), int(date_s)), follow_symlinks=False)
 
 
 def _run(command: tuple[str, ...], environment: Mapping[str, str] | None = None) -> str:

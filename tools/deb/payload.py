@@ -20,14 +20,6 @@ from tools.images.wheels import install_wheels, wheels_key
 PREFIX = "opt/swingbus"
 _RECIPES = (find_recipe("swingbus-agent"), find_recipe("swingbus-controller"))
 _EXTRAS = ("agent", "controller")
-_DOCUMENTS = (
-    "LICENSE",
-    "CHANGELOG.md",
-    "docs/install-host.md",
-    "docs/agent.md",
-    "docs/controller.md",
-    "docs/certificates.md",
-)
 _UNITS = "deploy/systemd"
 _FILES = "deploy/deb"
 
@@ -87,9 +79,10 @@ def _lay_system_files(repository: Path, tree: Path) -> None:
     _copy(repository / _FILES / "swingbus.sysusers", tree / "usr" / "lib" / "sysusers.d" / "swingbus.conf")
     for example in sorted((repository / _FILES / "examples").glob("*.toml")):
         _copy(example, tree / "usr" / "share" / "doc" / "swingbus" / "examples" / example.name)
-    for document in _DOCUMENTS:
-        name = "copyright" if document == "LICENSE" else Path(document).name
-        _copy(repository / document, tree / "usr" / "share" / "doc" / "swingbus" / name)
+    documents = tree / "usr" / "share" / "doc" / "swingbus"
+    for document in (repository / "CHANGELOG.md", *sorted((repository / "docs").glob("*.md"))):
+        _copy(document, documents / document.name)
+    _copy(repository / "LICENSE", documents / "copyright")
     (tree / "etc" / "swingbus").mkdir(parents=True)
 
 
