@@ -11,7 +11,7 @@ STAMP := $(VENV)/.ready
 # Two workers: tests hold real servers and real clocks, more would make timing lie.
 WORKERS ?= 2
 
-.PHONY: help setup demo demo-kube test check bench proto prove images cluster cluster-down docs clean
+.PHONY: help setup demo demo-kube test check bench proto prove images deb cluster cluster-down docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ bench: $(STAMP) ## Measure; writes build/bench.json
 
 images: $(STAMP) ## Container images as OCI archives, into build/images (docs/kubernetes.md)
 	@$(BIN)/python -m tools.images $(if $(BASE),--base "$(BASE)") $(ARGS)
+
+deb: $(STAMP) ## Debian package with systemd units, into build/deb (docs/install-host.md)
+	@$(BIN)/python -m tools.deb $(ARGS)
 
 # CI's row by default; the whole matrix: docs/bench-kube.md. ARGS="--nodes 50 --arrivals 1 8 64 --limits 100 90 80 --contenders ours plain tuned share"
 bench-kube: $(STAMP) ## Compare with PriorityClass on a real control plane; writes build/bench-kube/report.json

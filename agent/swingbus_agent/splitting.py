@@ -88,7 +88,8 @@ def give_folder(folder: Path, user: int, group: int) -> None:
             f"state_dir {folder} belongs to user {owner}, neither to root nor to run_as_user {user}: give it to one of them",
             reason="STATE_DIR_OF_ANOTHER",
         )
-    for place, folders, files in os.walk(folder):
+    # From below: without DAC_OVERRIDE root can't look into a private folder that it has given away.
+    for place, folders, files in os.walk(folder, topdown=False):
         for name in (*folders, *files):
             os.chown(Path(place) / name, user, group, follow_symlinks=False)
     os.chown(folder, user, group)  # last: until then a start that was cut off begins again

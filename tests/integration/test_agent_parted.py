@@ -348,6 +348,18 @@ def test_state_folder_is_given_once_and_links_in_it_to_nobody(folder: Path) -> N
         give_folder(state, USER + 5, GROUP)
 
 
+def test_private_folder_is_given_with_what_is_in_it(folder: Path, python: Path) -> None:
+    """By a root with CHOWN alone, which can't look into what it has given away: a bundle that was there before `run_as_user` was named."""
+    state = folder / "state"
+    (state / "bundle").mkdir(parents=True)
+    (state / "bundle").chmod(0o700)
+    (state / "bundle" / "bundle.toml").write_text("b")
+    code = f"from swingbus_agent.splitting import *; give_folder(Path({str(state)!r}), {USER}, {GROUP})"
+    command = ("setpriv", "--inh-caps=-all", "--bounding-set=-all,+chown", str(python), "-c", code)
+    subprocess.run(command, check=True, timeout=60)
+    assert {path.lstat().st_uid for path in (state, *state.rglob("*"))} == {USER}
+
+
 def test_root_that_cannot_be_given_up_is_an_end(folder: Path, python: Path, host: GpuHost) -> None:
     """A container without SETUID: the agent says which capability it lacks and does not start as root."""
     config = folder / "agent.toml"

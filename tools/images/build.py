@@ -124,11 +124,11 @@ class Builder:
         extra = recipe.extra
         if extra is None:
             return []
-        key = wheels_key(self._repository, extra, self._base.python)
+        key = wheels_key(self._repository, (extra,), self._base.python)
 
         def fill(tree: Path) -> None:
             self._say(f"installing the wheels of [{extra}]")
-            install_wheels(self._repository, extra, self._base.python, tree)
+            install_wheels(self._repository, (extra,), self._base.python, tree)
 
         return [self._layer(f"wheels-{extra}", key, fill)]
 

@@ -43,8 +43,10 @@ class Package:
     hash: str
 
 
-def choose_packages(say: Callable[[str], None]) -> tuple[Package, ...]:
-    """Return the packages that make a python3; raise NotFound where there is no apt."""
+def choose_packages(
+    say: Callable[[str], None], roots: Sequence[str] = _ROOTS, left_out: frozenset[str] = _LEFT_OUT
+) -> tuple[Package, ...]:
+    """Return packages with all that they depend on: by default those that make a python3; raise NotFound where there is no apt."""
     for command in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(command) is None:
             raise NotFound(
@@ -52,14 +54,14 @@ def choose_packages(say: Callable[[str], None]) -> tuple[Package, ...]:
                 "name a base with --base ARCHIVE (an OCI archive with python3)"
             )
     try:
-        return _chosen()
+        return _chosen(roots, left_out)
     except WrongState:
         if os.geteuid() != 0:
             raise
     # A machine without package lists knows no package until they are fetched.
     say("fetching package lists")
     _run(("apt-get", "update", "--quiet"), timeout_s=_FETCH_TIMEOUT_S)
-    return _chosen()
+    return _chosen(roots, left_out)
 
 
 def unpack_packages(packages: Sequence[Package], downloads: Path, root: Path, say: Callable[[str], None]) -> None:
@@ -80,14 +82,15 @@ def unpack_packages(packages: Sequence[Package], downloads: Path, root: Path, sa
     _finish(packages, root)
 
 
-def _chosen() -> tuple[Package, ...]:
+def _chosen(roots: Sequence[str], left_out: frozenset[str]) -> tuple[Package, ...]:
     flags = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
-    graph = _graph(_run(("apt-cache", "depends", "--recurse", *flags, *_ROOTS)))
+    graph = _graph(_run(("apt-cache", "depends", "--recurse", *flags, *roots)))
     found: set[str] = set()
-    waiting = list(_ROOTS)
+    waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        if name in found or name in _LEFT_OUT or name not in graph:
+        # "<NAME>" is no package, but what several provide.
+        if name in found or name in left_out or name not in graph or name.startswith("<"):
             continue
         found.add(name)
         waiting.extend(graph[name])

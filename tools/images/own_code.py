@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tools.images.base_python import BasePython
@@ -35,23 +35,32 @@ def code_key(repository: Path, recipe: Recipe, python: BasePython) -> str:
 
 def lay_code(repository: Path, recipe: Recipe, python: BasePython, tree: Path) -> None:
     """Write packages and programs into an empty tree."""
+    lay_packages(repository, recipe.packages, python, tree)
+    lay_programs(recipe.programs, python.program, tree / "usr" / "local" / "bin")
+    licence = tree / "usr" / "share" / "doc" / "swingbus" / "LICENSE"
+    licence.parent.mkdir(parents=True)
+    shutil.copyfile(repository / "LICENSE", licence)
+
+
+def lay_packages(repository: Path, packages: Sequence[str], python: BasePython, tree: Path) -> None:
+    """Write packages of ours into the folder that the python imports from, and compile it."""
     folder = tree / python.site.lstrip("/")
-    for package in recipe.packages:
+    for package in packages:
         root = repository / package
         for path in _sources(root):
             target = folder / root.name / path.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     python.compile(tree, python.site)
-    programs = tree / "usr" / "local" / "bin"
-    programs.mkdir(parents=True)
-    for name, module in recipe.programs:
-        program = programs / name
-        program.write_text(_PROGRAM.format(python=python.program, module=module))
+
+
+def lay_programs(programs: Sequence[tuple[str, str]], interpreter: str, folder: Path) -> None:
+    """Write one small program per command."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, module in programs:
+        program = folder / name
+        program.write_text(_PROGRAM.format(python=interpreter, module=module))
         program.chmod(0o755)
-    licence = tree / "usr" / "share" / "doc" / "swingbus" / "LICENSE"
-    licence.parent.mkdir(parents=True)
-    shutil.copyfile(repository / "LICENSE", licence)
 
 
 def _sources(package: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from swingbus.faults import WrongState
@@ -25,17 +26,18 @@ _TESTS = re.compile(r"(^|/)tests?$")
 _UNUSED_SUFFIXES = (".pyi", ".pyx", ".pxd", ".h", ".c", ".cpp", ".a", ".lib")
 
 
-def wanted_packages(repository: Path, extra: str) -> tuple[str, ...]:
-    """Return what pyproject.toml asks for: the project's own dependencies and one extra."""
+def wanted_packages(repository: Path, extras: Sequence[str]) -> tuple[str, ...]:
+    """Return what pyproject.toml asks for: the project's own dependencies and those of the extras."""
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return (*project["dependencies"], *project["optional-dependencies"][extra])
+    added = (package for extra in extras for package in project["optional-dependencies"][extra])
+    return tuple(dict.fromkeys((*project["dependencies"], *added)))
 
 
-def wheels_key(repository: Path, extra: str, python: BasePython) -> str:
+def wheels_key(repository: Path, extras: Sequence[str], python: BasePython) -> str:
     """Return a word that is another one where the layer would be."""
     told = [
         _FORM,
-        *wanted_packages(repository, extra),
+        *wanted_packages(repository, extras),
         (repository / "requirements" / "constraints.txt").read_text(encoding="utf-8"),
         python.full_version,
         python.site,
@@ -44,7 +46,7 @@ def wheels_key(repository: Path, extra: str, python: BasePython) -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
-def install_wheels(repository: Path, extra: str, python: BasePython, tree: Path) -> None:
+def install_wheels(repository: Path, extras: Sequence[str], python: BasePython, tree: Path) -> None:
     """Install into the folder of an empty tree that the base's python imports from, and compile it."""
     folder = tree / python.site.lstrip("/")
     folder.mkdir(parents=True)
@@ -54,11 +56,11 @@ def install_wheels(repository: Path, extra: str, python: BasePython, tree: Path)
         *(f"--platform={each}" for each in _platforms(python)),
         f"--target={folder}",
         f"--constraint={repository / 'requirements' / 'constraints.txt'}",
-        *wanted_packages(repository, extra),
+        *wanted_packages(repository, extras),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
     if done.returncode != 0:
-        raise WrongState(f"pip can't install the wheels of [{extra}]: {done.stderr.strip()[-1500:]}")
+        raise WrongState(f"pip can't install the wheels of [{','.join(extras)}]: {done.stderr.strip()[-1500:]}")
     _prune(folder)
     python.compile(tree, python.site)
 
