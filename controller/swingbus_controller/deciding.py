@@ -78,7 +78,7 @@ def build_deciding(
         cluster=cluster,
     )
     watch = SiteWatch(source=source, engine=engine, clock=clock)
-    watch.reconcile(site)
+    watch.start()
     return Deciding(
         engine=engine,
         service=CapacityService(engine, Commands(engine, clock), clock),

@@ -87,9 +87,10 @@ class Configuration:
     site: SiteFile
     source: str
     known_keys: frozenset[str]
+    taken: bytes = field(compare=False, repr=False)
     reload: Callable[[], Configuration] = field(compare=False, repr=False)
 
-    # As `app.site_watching.SiteSource`: the file that this came from, as it is now.
+    # As `app.site_watching.SiteSource`: the file that this came from, as it was and as it is now.
 
     def text(self) -> bytes:
         """Return the file as it is now. Raises NotFound or InvalidInput where it can't be read."""
@@ -115,7 +116,8 @@ def load_configuration(
     Raises:
         NotFound: no such file. InvalidInput: it is no TOML, or faulty; the message lists every fault.
     """
-    values = _load_toml(path)
+    raw = _read(path)
+    values = _load_toml(raw, path)
     env = os.environ if environment is None else environment
     section = values.setdefault("controller", {})
     if isinstance(section, dict):
@@ -139,6 +141,7 @@ def load_configuration(
         site=site,
         source=str(path),
         known_keys=frozenset(faults.known_keys),
+        taken=raw,
         reload=partial(load_configuration, path, environment=dict(env), overrides=overrides),
     )
 
@@ -162,11 +165,13 @@ def _read(path: Path) -> bytes:
     return raw
 
 
-def _load_toml(path: Path) -> dict[str, Any]:
-    raw = _read(path)
+def _load_toml(raw: bytes, path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no TOML, no UTF-8, a number of thousands of digits, endless brackets
         raise InvalidInput(f"{path} is no TOML: {error}.", reason="BAD_TOML", metadata={"path": str(path)}) from error
 
 

@@ -145,7 +145,7 @@ def is_lent_by_root(mode: int, *, owner: int, group: int, own_user: int, own_gro
     >>> is_lent_by_root(0o100440, owner=0, group=65532, own_user=65532, own_group=65532)
     True
     """
-    is_for_group = mode & (stat.S_IRWXG | stat.S_IRWXO) == stat.S_IRGRP
+    is_for_group = stat.S_IMODE(mode) == stat.S_IRUSR | stat.S_IRGRP
     return is_for_group and owner == 0 != own_user and group == own_group != 0
 
 

@@ -77,6 +77,12 @@ class WrittenSite:
     site: SiteFile
     fault: str = ""  # of a file that is no good
     besides: tuple[str, ...] = ()
+    started: SiteFile | None = None  # as a controller read it at its start
+    taken: bytes = b""
+
+    def read(self) -> None:
+        """Take it as it is for the next start."""
+        self.started, self.taken = self.site, self.text()
 
     def text(self) -> bytes:
         return repr((self.site, self.site.tree.feeders, self.fault, self.besides)).encode()
@@ -189,13 +195,16 @@ class VirtualSite:
         """Return the living controller's state."""
         return self.engine.state
 
-    def start_controller(self, *, boot_id: str = "boot-controller") -> None:
+    def start_controller(self, *, boot_id: str = "boot-controller", is_file_read_before: bool = False) -> None:
         """Build a controller from the journal as it is."""
         self.controllers += 1
+        if not is_file_read_before:
+            self.written.read()
+        assert self.written.started is not None
         self.journal = self._open_journal() if self._open_journal else MemoryJournal(self.journal_file)
         self.is_new = self.journal.was_created
         self.deciding = build_deciding(
-            site=self.written.site,
+            site=self.written.started,
             source=self.written,
             journal=self.journal,
             journal_is_new=self.journal.was_created,

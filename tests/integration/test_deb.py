@@ -124,6 +124,9 @@ def test_agent_reaches_its_controller_in_their_units(host: DebianHost) -> None:
     """From the examples, by the words of docs/install-host.md; each as its own user, without a capability."""
     for name in ("agent.toml", "site.toml"):
         host.run("cp", f"/usr/share/doc/swingbus/examples/{name}", f"/etc/swingbus/{name}")
+    # One that decides needs more of its system than one that only looks.
+    site = host.root / "etc" / "swingbus" / "site.toml"
+    site.write_text(site.read_text().replace('authority = "observe"', 'authority = "control"'))
     host.run("swingbus-controller", "check", "--config", "/etc/swingbus/site.toml")
     host.run("swingbus-agent", "check", "--config", "/etc/swingbus/agent.toml")
     host.run(*_AS_CONTROLLER, "swingbus-controller", "init", "--name", "127.0.0.1")

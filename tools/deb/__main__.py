@@ -1,6 +1,6 @@
 """Build the Debian package.
 
-    python -m tools.deb                     build/deb/swingbus_VERSION_ARCHITECTURE.deb
+    python -m tools.deb                     build/deb/swingbus_VERSION+pyX.Y_ARCHITECTURE.deb
 
 For the Debian release of the machine that builds: its Python and its C library are what the package asks for. Needs apt and dpkg-deb,
 no root.

@@ -1,4 +1,5 @@
-{{/* What the cluster lacks, told before anything is changed. Where helm sees no cluster (`helm template`) only its version can be judged. */}}
+{{/* What the cluster lacks, told before anything is changed. Where helm sees no cluster (`helm template`) only its version can be judged.
+An upgrade is refused only for what would keep the new pods from starting: it may be there to lower a limit. */}}
 {{- define "swingbus.checkCluster" -}}
 {{- if and .Values.gate.inject (semverCompare "<1.36.0-0" .Capabilities.KubeVersion.Version) }}
 {{- fail (printf "this cluster is Kubernetes %s, which can't inject the gate (MutatingAdmissionPolicy, stable in 1.36): set gate.inject=false and let pod templates carry the gate (docs/kubernetes.md, The gate)" .Capabilities.KubeVersion.Version) }}
@@ -8,7 +9,7 @@
 {{- include "swingbus.checkNamespace" . }}
 {{- with .Values.controller }}
 {{- if .enabled }}
-{{- include "swingbus.checkSecret" (list $ .certificates.secretName "controller.certificates.secretName" (list "ca.pem" "server.pem")) }}
+{{- include "swingbus.checkSecret" (list $ .certificates.secretName "controller.certificates.secretName" (list "ca.pem" "server.pem" "endpoint.txt")) }}
 {{- if .siteConfigMap }}
 {{- $found := lookup "v1" "ConfigMap" $.Release.Namespace .siteConfigMap }}
 {{- if not (hasKey (dig "data" dict $found) "site.toml") }}
@@ -19,11 +20,11 @@
 {{- if and .existingClaim (not (lookup "v1" "PersistentVolumeClaim" $.Release.Namespace .existingClaim)) }}
 {{- fail (printf "controller.persistence.existingClaim: there is no PersistentVolumeClaim %s in namespace %s: make it, or leave the value empty for one of the chart's" .existingClaim $.Release.Namespace) }}
 {{- end }}
-{{- if and (not .existingClaim) .storageClassName (ne .storageClassName "-") (not (lookup "storage.k8s.io/v1" "StorageClass" "" .storageClassName)) }}
+{{- if and (not .existingClaim) (not (lookup "v1" "PersistentVolumeClaim" $.Release.Namespace "swingbus-controller")) .storageClassName (ne .storageClassName "-") (not (lookup "storage.k8s.io/v1" "StorageClass" "" .storageClassName)) }}
 {{- fail (printf "controller.persistence.storageClassName: this cluster has no StorageClass %s: kubectl get storageclass" .storageClassName) }}
 {{- end }}
 {{- end }}
-{{- if $.Values.test.bundleSecretName }}
+{{- if and $.Values.test.bundleSecretName $.Release.IsInstall }}
 {{- include "swingbus.checkSecret" (list $ $.Values.test.bundleSecretName "test.bundleSecretName" (list "bundle.toml")) }}
 {{- end }}
 {{- end }}
@@ -31,9 +32,13 @@
 {{- with .Values.agent }}
 {{- if .enabled }}
 {{- if not .bundles.onHost }}
-{{- include "swingbus.checkSecret" (list $ .bundles.secretName "agent.bundles.secretName" list) }}
+{{- $bundles := list }}
+{{- if $.Release.IsInstall }}
+{{- range splitList ", " (include "swingbus.agentNodesHere" $) | compact }}{{ $bundles = append $bundles (printf "%s.bundle.toml" .) }}{{ end }}
 {{- end }}
-{{- if not (include "swingbus.agentNodesHere" $) }}
+{{- include "swingbus.checkSecret" (list $ .bundles.secretName "agent.bundles.secretName" $bundles) }}
+{{- end }}
+{{- if and $.Release.IsInstall (not (include "swingbus.agentNodesHere" $)) }}
 {{- fail (printf "agent.nodes: none of %s is a node of this cluster: kubectl get nodes" (join ", " (include "swingbus.agentNodeNames" $ | fromJsonArray))) }}
 {{- end }}
 {{- end }}

@@ -87,6 +87,9 @@ FAULTY = {
     "table where a list is due": ('[feeder]\nname = "grid"\n', "a list of tables [[feeder]]"),
     "time without an anchor": ("[market]\nspeed_ratio = 60\n", "speed_ratio needs them"),
     "no TOML": ("[site\n", "is no TOML"),
+    "a number too large for floats": (f"[tariff]\ntake_or_pay_w = {'9' * 401}\n", "is not a finite number"),
+    "a number of thousands of digits": (f"[tariff]\ntake_or_pay_w = {'9' * 5000}\n", "is no TOML"),
+    "endless brackets": (f"[site]\nname = {'[' * 5000}\n", "is no TOML"),
     "policy out of range": ("[policy]\npool_fee_ratio = 2.0\n", "pool_fee_ratio"),
 }
 
@@ -109,6 +112,11 @@ BROKEN_SITES = {
     "point above its ceiling": ("power_w = 3068", "power_w = 9000", "above the ceiling"),
     "no place to rest": ('mode = "standby"', 'mode = "off"', "no point has mode standby"),
     "limit named as an order": ('name = "contract"', 'name = "operator"', "is kept for limits that people order later"),
+    "limit named as the breaker's": (
+        '[[feeder.limit]]\nname = "contract"',
+        '[feeder.breaker]\nrated_a = 900\nmin_v = 380\npower_factor_ratio = 0.95\n[[feeder.limit]]\nname = "breaker"',
+        "is the limit that [feeder.breaker] makes",
+    ),
     "negative limit": ("limit_w = 400000", "limit_w = -1", "out of range"),
     "load larger than all": ('name = "c1"\n', 'name = "c1"\nu_max_w = 5\nu_step_w = 6\n', "cannot be larger than all"),
     "load measured without a meter": (

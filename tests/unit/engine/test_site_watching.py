@@ -28,7 +28,8 @@ def look(site: VirtualSite) -> list[JournalEntry]:
     """Let the controller look at its file; return what that put on the record."""
     assert site.deciding is not None
     before = site.journal.newest_revision()
-    site.deciding.watch.look()
+    for _ in range(2):  # what is seen once may be half written
+        site.deciding.watch.look()
     return recorded(site, before)
 
 
@@ -85,15 +86,99 @@ def test_file_with_a_fault_changes_nothing_and_is_told_once() -> None:
     assert in_force(site) == {"contract": 100_000.0}
 
 
-def test_what_only_a_start_can_take_is_named_and_limits_count_all_the_same() -> None:
-    """A bank less, another tariff, another port of the program: told once, by the file's own words."""
+def test_file_that_is_just_being_written_counts_when_it_stays_as_it_is() -> None:
+    """Two looks have to see the same."""
     site = settled_site()
-    changed = replace(with_limits(site.site, grid_limit(100_000.0)), banks=site.site.banks[:-1], price_zone="other")
-    site.written.site, site.written.besides = changed, ("[controller]",)
-    told = [each for _ in range(3) for each in look(site) if each.kind == "site_file_needs_start"]
-    assert len(told) == 1
-    assert "other banks, price_zone, [controller] now" in told[0].message
+    before = in_force(site)
+    assert site.deciding is not None
+    for limit_w in (4.0, 40_000.0, 140_000.0):
+        site.written.site = with_limits(site.site, grid_limit(limit_w))
+        site.deciding.watch.look()
+        assert in_force(site) == before
+    site.deciding.watch.look()
+    assert in_force(site) == {"contract": 140_000.0}
+
+
+def test_file_that_changes_while_the_controller_starts_is_seen() -> None:
+    """Read before storage is opened, looked at long after."""
+    site = settled_site()
+    before = in_force(site)
+    site.kill_controller()
+    site.written.read()
+    site.written.site = with_limits(site.site, grid_limit(100_000.0))
+    site.start_controller(is_file_read_before=True)
+    assert in_force(site) == before
+    look(site)
     assert in_force(site) == {"contract": 100_000.0}
+
+
+def test_fault_that_comes_back_is_told_again() -> None:
+    """A good file in between, and the same mistake once more."""
+    site = settled_site()
+    for _ in range(2):
+        site.written.fault = "line 3: limit_w must be a number"
+        assert [each.kind for each in look(site)] == ["site_file_refused"]
+        site.written.fault = ""
+        assert look(site) == []
+
+
+def test_file_of_another_site_is_refused() -> None:
+    """The wrong one is mounted: its feeders may have our names, its limits are not ours."""
+    site = settled_site()
+    before = in_force(site)
+    site.written.site = replace(with_limits(site.site, grid_limit(1_000.0)), name="south")
+    (told,) = look(site)
+    assert (told.kind, told.message) == (
+        "site_file_refused",
+        "it is the file of site south; this controller runs north",
+    )
+    assert in_force(site) == before
+
+
+def test_what_only_a_start_can_take_is_named_and_limits_count_all_the_same() -> None:
+    """Another price zone, another port of the program: told once, by the file's own words."""
+    site = settled_site()
+    site.written.site = replace(with_limits(site.site, grid_limit(150_000.0)), price_zone="other")
+    site.written.besides = ("[controller]",)
+    told = [each for _ in range(3) for each in look(site) if each.kind == "site_file_needs_start"]
+    assert [each.message for each in told] == [
+        "the site file has other price_zone, [controller] now; they count after the controller's next start."
+    ]
+    assert in_force(site) == {"contract": 150_000.0}
+
+
+def test_limits_only_fall_while_what_they_lean_on_waits_for_a_start() -> None:
+    """More watts with a larger load that is not counted yet would be over the limit; fewer never are."""
+    site = settled_site()
+    grid = site.site.tree.feeder("grid")
+    loads = PowerTree(
+        [
+            replace(each, uncontrolled_max_w=grid.uncontrolled_max_w + 20_000.0) if each.name == "grid" else each
+            for each in site.site.tree.feeders.values()
+        ]
+    )
+    before = in_force(site)
+    site.written.site = with_limits(replace(site.site, tree=loads), grid_limit(165_000.0))
+    (told,) = look(site)
+    assert told.message.endswith(
+        "other feeders now; they count after the controller's next start, and with them the limits grid/contract."
+    )
+    assert in_force(site) == before
+    site.written.site = with_limits(replace(site.site, tree=loads), grid_limit(120_000.0), grid_limit(119_000.0, "new"))
+    look(site)
+    assert in_force(site) == {"contract": 120_000.0, "new": 119_000.0}
+    site.restart_controller()
+    assert in_force(site) == {"contract": 120_000.0, "new": 119_000.0}
+
+
+def test_file_that_lacks_what_runs_changes_nothing_before_a_start() -> None:
+    """Cut off by a full disk it may be whole TOML: its last number is no limit."""
+    site = settled_site()
+    before = in_force(site)
+    site.written.site = replace(with_limits(site.site, grid_limit(400.0)), banks=site.site.banks[:-1])
+    (told,) = look(site)
+    assert "other banks now" in told.message and "the limits grid/contract" in told.message
+    assert in_force(site) == before
     assert len(site.state.site.banks) == len(site.site.banks)
 
 

@@ -153,6 +153,6 @@ def test_file_that_root_lends_to_our_group_is_private_enough() -> None:
     """As a kubelet gives a Secret to a pod's user. Anything more, anybody else's file or group, and root itself: not."""
     lent = {"owner": 0, "group": 65532, "own_user": 65532, "own_group": 65532}
     assert is_lent_by_root(0o440, **lent)
-    assert not any(is_lent_by_root(mode, **lent) for mode in (0o444, 0o460, 0o450, 0o441))
+    assert not any(is_lent_by_root(mode, **lent) for mode in (0o444, 0o460, 0o450, 0o441, 0o640))
     for change in ({"owner": 1000}, {"group": 100}, {"own_user": 0}, {"group": 0, "own_group": 0}):
         assert not is_lent_by_root(0o440, **{**lent, **change})

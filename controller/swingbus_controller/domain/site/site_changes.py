@@ -1,7 +1,7 @@
-"""What a changed site file means for a site that runs: which limits are other ones now, and what only a new start can take.
+"""What a changed site file means for a site that runs: which limits are others now, which of them count already, what waits for a start.
 
-Decides nothing about when. Refuses to know files. Invariant: a limit that did not come from a site file (an operator's, a curtailment's) is
-never touched.
+Refuses to know files. Invariants: a limit that did not come from a site file (an operator's, a curtailment's) is never touched; while
+anything that a limit leans on waits for a start, limits only fall.
 """
 
 from __future__ import annotations
@@ -21,6 +21,18 @@ class LimitChange:
     feeder: str
     name: str
     limit: Limit | None
+    before: Limit | None = None
+
+    @property
+    def is_stricter(self) -> bool:
+        """Whether it can only lower what a feeder may carry: a new one, or fewer watts over no longer a window."""
+        if self.limit is None or self.before is None:
+            return self.limit is not None
+        return self.limit.limit_w <= self.before.limit_w and self.limit.window_s <= self.before.window_s
+
+
+# What a limit leans on: loads and losses below it, who stands there, how they are counted, how far meters are believed.
+_BASIS = frozenset({"banks", "classes", "feeder_notes", "feeders", "protocol"})
 
 
 def limit_changes(
@@ -40,12 +52,29 @@ def limit_changes(
         declared = {limit.name: limit for limit in site.tree.feeder(name).limits}
         now = {limit.name: limit for limit in in_force(name) if limit.name not in others}
         changes += [
-            LimitChange(feeder=name, name=limit.name, limit=limit)
+            LimitChange(feeder=name, name=limit.name, limit=limit, before=now.get(limit.name))
             for limit in declared.values()
             if now.get(limit.name) != limit
         ]
-        changes += [LimitChange(feeder=name, name=gone, limit=None) for gone in now if gone not in declared]
+        changes += [
+            LimitChange(feeder=name, name=gone, limit=None, before=now[gone]) for gone in now if gone not in declared
+        ]
     return changes
+
+
+def counting_now(changes: Iterable[LimitChange], running: SiteFile, changed: SiteFile) -> list[LimitChange]:
+    """Return which changes count while the site runs as it was started.
+
+    None where the file lacks a feeder or bank that runs: it may have been cut off. Only stricter ones where a limit's basis changed too:
+    more watts could be those that a load needs which is not counted yet.
+    """
+    banks = {(bank.agent, bank.bank) for bank in changed.banks}
+    if not set(running.tree.feeders) <= set(changed.tree.feeders) or any(
+        (bank.agent, bank.bank) not in banks for bank in running.banks
+    ):
+        return []
+    is_other_site = bool(_BASIS & set(needs_start(running, changed)))
+    return [change for change in changes if change.is_stricter or not is_other_site]
 
 
 def needs_start(running: SiteFile, changed: SiteFile) -> tuple[str, ...]:

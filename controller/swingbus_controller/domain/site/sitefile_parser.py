@@ -210,6 +210,8 @@ def _limits(table: StrictTable, faults: Faults) -> tuple[Limit, ...]:
             entry.fault("name", f"{name!r} is given twice at this feeder")
         if name == "operator" or name.startswith("c-"):
             entry.fault("name", f"{name!r} is kept for limits that people order later; choose another")
+        if name == "breaker" and table.has("breaker"):
+            entry.fault("name", "'breaker' is the limit that [feeder.breaker] makes; choose another")
         built = _built(faults, entry.path, partial(Limit, name=name, limit_w=limit_w, source=source, window_s=window_s))
         limits += [built] if built else []
     if table.has("breaker"):

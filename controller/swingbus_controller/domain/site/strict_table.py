@@ -109,7 +109,7 @@ class StrictTable:
         return None if value is None else self._number(key, value, low, high, 0.0)
 
     def _number(self, key: str, value: Any, low: float, high: float, stand_in: float) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             return self._wrong(key, value, "a finite number", stand_in)
         if not low <= value <= high:
             span = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
@@ -231,3 +231,10 @@ class StrictTable:
     def _wrong(self, key: str, value: object, wanted: str, stand_in: T) -> T:
         self.fault(key, f"{value!r} is not {wanted}")
         return stand_in
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # TOML's whole numbers have as many digits as somebody types
+        return False
