@@ -77,6 +77,7 @@ class WrittenSite:
     site: SiteFile
     fault: str = ""  # of a file that is no good
     besides: tuple[str, ...] = ()
+    is_read_before: bool = False  # a test reads it, and writes to it before the next start
     started: SiteFile | None = None  # as a controller read it at its start
     taken: bytes = b""
 
@@ -195,10 +196,10 @@ class VirtualSite:
         """Return the living controller's state."""
         return self.engine.state
 
-    def start_controller(self, *, boot_id: str = "boot-controller", is_file_read_before: bool = False) -> None:
+    def start_controller(self, *, boot_id: str = "boot-controller") -> None:
         """Build a controller from the journal as it is."""
         self.controllers += 1
-        if not is_file_read_before:
+        if not self.written.is_read_before:
             self.written.read()
         assert self.written.started is not None
         self.journal = self._open_journal() if self._open_journal else MemoryJournal(self.journal_file)

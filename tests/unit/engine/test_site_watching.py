@@ -106,7 +106,8 @@ def test_file_that_changes_while_the_controller_starts_is_seen() -> None:
     site.kill_controller()
     site.written.read()
     site.written.site = with_limits(site.site, grid_limit(100_000.0))
-    site.start_controller(is_file_read_before=True)
+    site.written.is_read_before = True
+    site.start_controller()
     assert in_force(site) == before
     look(site)
     assert in_force(site) == {"contract": 100_000.0}
