@@ -296,7 +296,7 @@ def test_controller_may_do_what_its_flows_need_and_no_more(chart: Installed) -> 
         ("create", "pods", "enrolled", "eviction"),
         ("create", "pods", MINERS),
         ("delete", "pods", MINERS),
-        ("watch", "poddisruptionbudgets.policy", "enrolled"),
+        ("watch", "nodes", ""),
         ("patch", "capacitypools.swingbus.io", "", "status"),
         ("create", "events.events.k8s.io", "enrolled"),
         ("create", "events.events.k8s.io", "default"),

@@ -58,11 +58,14 @@ def swapped(wishes: list[UnitWish], swaps: list[tuple[int, int]]) -> list[UnitWi
     return found
 
 
-def rights(wishes: list[UnitWish], seen: dict[int, Mode], pods: dict[int, PodRef]) -> tuple[int, int]:
-    """Return how many are in a place of their kind, and how many in one that is kept for them by name."""
+def rights(
+    wishes: list[UnitWish], seen: dict[int, Mode], pods: dict[int, PodRef], held: set[int]
+) -> tuple[int, int, int]:
+    """Return how many are in a place of their kind, how many in one kept for them by name, and how many such places nobody else has."""
     kind = sum(seen.get(wish.unit) is wish.tenant for wish in wishes)
     named = sum(wish.pod is not None and pods.get(wish.unit) == wish.pod for wish in wishes)
-    return kind, named
+    clear = sum(wish.pod is not None and (wish.unit not in held or pods.get(wish.unit) == wish.pod) for wish in wishes)
+    return kind, named, clear
 
 
 @settings(max_examples=500)
@@ -77,12 +80,12 @@ def test_swaps_lose_no_role_touch_no_unit_twice_and_make_nobody_wrong(bank: Bank
     after = swapped(wishes, swaps)
     roles = [Counter((w.tenant, w.flip, w.pod) for w in each) for each in (wishes, after)]
     assert roles[0] == roles[1]
-    before = rights(wishes, seen, pods)
+    before = rights(wishes, seen, pods, held)
     for at in range(len(swaps)):
-        kind, named = rights(swapped(wishes, swaps[: at + 1]), seen, pods)
-        assert kind >= before[0] and named >= before[1]
-        assert (kind, named) != before
-        before = (kind, named)
+        now = rights(swapped(wishes, swaps[: at + 1]), seen, pods, held)
+        assert all(new >= old for new, old in zip(now, before, strict=True))
+        assert now != before
+        before = now
 
 
 @settings(max_examples=300)
@@ -124,6 +127,22 @@ def test_two_pods_of_two_units_that_lie_crosswise_get_their_own_places() -> None
     wishes += [UnitWish(unit=u, tenant=Mode.INFERENCE, flip="g", pod=b) for u in (2, 3)]
     swaps = find_swaps(wishes, dict.fromkeys((0, 2), Mode.INFERENCE), held_units={0, 2}, pods={0: a, 2: a})
     assert swaps == [(2, 1)]
+
+
+def test_a_place_that_is_kept_by_name_moves_where_kubelet_gave_its_gpu_to_another() -> None:
+    """One who was let into the empty place got the GPU of the other place: the flip takes the empty one, and its own pod can come."""
+    waiting, came = ref("waits"), ref("came")
+    wishes = [
+        UnitWish(unit=0, tenant=Mode.INFERENCE, flip="f", pod=waiting),
+        UnitWish(unit=1, tenant=Mode.STANDBY),
+        UnitWish(unit=2, tenant=Mode.INFERENCE),
+    ]
+    seen, pods = {0: Mode.INFERENCE}, {0: came}
+    assert find_swaps(wishes, seen, held_units={0}, pods=pods) == [(0, 2)]
+    assert not find_swaps(wishes, seen, held_units={0, 2}, pods=pods)
+    # Who has a place of its own by name gets that one.
+    wishes[2] = replace(wishes[2], flip="g", pod=came)
+    assert find_swaps(wishes, seen, held_units={0}, pods=pods) == [(0, 2)]
 
 
 def test_a_place_that_is_kept_for_a_pod_that_waits_is_nobody_elses() -> None:

@@ -107,6 +107,19 @@ def find_swaps(
         )
         if (place := next(own, None)) is not None:
             swap(unit, place)
+    named = {wish.pod for wish in wishes}
+    for unit, pod in sorted((pods or {}).items()):
+        wish = open_wishes.get(unit)
+        # Kubelet put somebody who was let into an empty place onto the unit that is kept for another: that one gets the empty place instead.
+        if wish is None or wish.pod in (None, pod) or pod in named or seen.get(unit) is not wish.tenant:
+            continue
+        empty = (
+            other.unit
+            for other in sorted(open_wishes.values(), key=lambda each: each.unit)
+            if other.pod is None and other.tenant is wish.tenant and other.unit not in held_units
+        )
+        if (place := next(empty, None)) is not None:
+            swap(unit, place)
     present = {None, *(pods or {}).values()}
     for wish in list(open_wishes.values()):
         tenant = seen.get(wish.unit)
