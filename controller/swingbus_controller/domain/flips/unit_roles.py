@@ -110,7 +110,7 @@ def find_swaps(
     named = {wish.pod for wish in wishes}
     for unit, pod in sorted((pods or {}).items()):
         wish = open_wishes.get(unit)
-        # Kubelet put somebody who was let into an empty place onto the unit that is kept for another: that one gets the empty place instead.
+        # Kubelet gave somebody who was let into an empty place the unit that is kept for another: that one gets the empty place instead.
         if wish is None or wish.pod in (None, pod) or pod in named or seen.get(unit) is not wish.tenant:
             continue
         empty = (
