@@ -88,7 +88,7 @@ class Configuration:
     source: str
     known_keys: frozenset[str]
     taken: bytes = field(compare=False, repr=False)
-    reload: Callable[[], Configuration] = field(compare=False, repr=False)
+    read: Callable[[bytes], Configuration] = field(compare=False, repr=False)  # another text in its place
 
     # As `app.site_watching.SiteSource`: the file that this came from, as it was and as it is now.
 
@@ -96,9 +96,9 @@ class Configuration:
         """Return the file as it is now. Raises NotFound or InvalidInput where it can't be read."""
         return _read(Path(self.source))
 
-    def parse(self) -> tuple[SiteFile, tuple[str, ...]]:
-        """Return the site as the file has it now, and which of the program's own tables changed. Raises InvalidInput with every fault."""
-        now = self.reload()
+    def parse(self, text: bytes) -> tuple[SiteFile, tuple[str, ...]]:
+        """Return the site as a text has it, and which of the program's own tables differ. Raises InvalidInput with every fault."""
+        now = self.read(text)
         tables = {"[controller]": (self.controller, now.controller), "[kubernetes]": (self.cluster, now.cluster)}
         return now.site, tuple(name for name, (before, after) in tables.items() if before != after)
 
@@ -116,7 +116,12 @@ def load_configuration(
     Raises:
         NotFound: no such file. InvalidInput: it is no TOML, or faulty; the message lists every fault.
     """
-    raw = _read(path)
+    return _configuration(_read(path), path=path, environment=environment, overrides=overrides)
+
+
+def _configuration(
+    raw: bytes, *, path: Path, environment: Mapping[str, str] | None, overrides: Mapping[str, str] | None
+) -> Configuration:
     values = _load_toml(raw, path)
     env = os.environ if environment is None else environment
     section = values.setdefault("controller", {})
@@ -142,7 +147,7 @@ def load_configuration(
         source=str(path),
         known_keys=frozenset(faults.known_keys),
         taken=raw,
-        reload=partial(load_configuration, path, environment=dict(env), overrides=overrides),
+        read=partial(_configuration, path=path, environment=dict(env), overrides=overrides),
     )
 
 

@@ -88,7 +88,8 @@ class WrittenSite:
     def text(self) -> bytes:
         return repr((self.site, self.site.tree.feeders, self.fault, self.besides)).encode()
 
-    def parse(self) -> tuple[SiteFile, tuple[str, ...]]:
+    def parse(self, text: bytes) -> tuple[SiteFile, tuple[str, ...]]:
+        assert text == self.text()
         if self.fault:
             raise InvalidInput(self.fault, reason="BAD_TOML")
         return self.site, self.besides

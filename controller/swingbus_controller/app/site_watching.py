@@ -38,8 +38,8 @@ class SiteSource(Protocol):
         """Return the file as it is now. Raises SwingbusError where it can't be read."""
         ...
 
-    def parse(self) -> tuple[SiteFile, tuple[str, ...]]:
-        """Return the site, and parts besides it that changed since the start. Raises SwingbusError with every fault of the file."""
+    def parse(self, text: bytes) -> tuple[SiteFile, tuple[str, ...]]:
+        """Return the site of a text, and parts besides it that changed since the start. Raises SwingbusError with every fault of it."""
         ...
 
 
@@ -75,7 +75,7 @@ class SiteWatch:
             return
         self._taken, self._told = text, ""
         try:
-            site, besides = self._source.parse()
+            site, besides = self._source.parse(text)
         except SwingbusError as fault:
             self._tell("site_file_refused", str(fault))
             return

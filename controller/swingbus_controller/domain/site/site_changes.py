@@ -73,8 +73,8 @@ def counting_now(changes: Iterable[LimitChange], running: SiteFile, changed: Sit
         (bank.agent, bank.bank) not in banks for bank in running.banks
     ):
         return []
-    is_other_site = bool(_BASIS & set(needs_start(running, changed)))
-    return [change for change in changes if change.is_stricter or not is_other_site]
+    is_basis_other = bool(_BASIS & set(needs_start(running, changed)))
+    return [change for change in changes if change.is_stricter or not is_basis_other]
 
 
 def needs_start(running: SiteFile, changed: SiteFile) -> tuple[str, ...]:
