@@ -55,7 +55,7 @@ def release(cluster: Cluster, tmp_path: Path) -> Iterator[Release]:
     make_namespace(cluster.api, _NAMESPACE)
     made = Release(cluster, tmp_path)
     made.secret("controller-certificates", "ca.pem", "server.pem", "endpoint.txt")
-    made.secret("agent-bundles", "gpu-1.bundle.toml")
+    made.secret("agent-bundles", *(f"{each['name']}.bundle.toml" for each in _nodes(made)))
     yield made
     assert made.objects() == []
     cluster.kubectl("delete", "namespace", _NAMESPACE)
@@ -174,6 +174,16 @@ def test_kubernetes_that_is_too_old_is_refused(release: Release, version: str, w
     helm = str(release.cluster.tools.path("helm"))
     with pytest.raises(SwingbusError, match=words):
         run((helm, "template", "swb", str(_CHART), "--kube-version", version))
+
+
+def test_node_without_a_bundle_is_named(release: Release) -> None:
+    """Its agent's pod would stay at its first step."""
+    release.secret("few-bundles", "other.bundle.toml")
+    node = _nodes(release)[0]["name"]
+    with pytest.raises(
+        SwingbusError, match=f"the Secret few-bundles in namespace refused has no key {node}.bundle.toml"
+    ):
+        release.install(agent={**_AGENT, "nodes": [{"name": node}], "bundles": {"secretName": "few-bundles"}})
 
 
 def test_with_all_that_is_needed_nothing_is_refused(release: Release) -> None:
