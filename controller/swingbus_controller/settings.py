@@ -173,10 +173,8 @@ def _read(path: Path) -> bytes:
 def _load_toml(raw: bytes, path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(raw.decode())
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # no TOML, no UTF-8, a number of thousands of digits, endless brackets
+    # No TOML, no UTF-8, a number of thousands of digits; endless brackets.
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} is no TOML: {error}.", reason="BAD_TOML", metadata={"path": str(path)}) from error
 
 

@@ -11,8 +11,15 @@ from swingbus_sim.cluster.api import Api
 from swingbus_sim.cluster.images import BASE_IMAGE
 from swingbus_sim.cluster.kwok import TOLERATION
 from swingbus_sim.cluster.processes import wait_until
+from swingbus_sim.cluster.up import Cluster
 
 GATE = "swingbus.io/power"
+# Somebody of the group that may lift gates when no controller runs.
+BREAK_GLASS = ("--as=ada", "--as-group=system:masters", "--as-group=swingbus:break-glass")
+_LIFT = (
+    f'[{{"op": "test", "path": "/spec/schedulingGates/0/name", "value": "{GATE}"}},'
+    ' {"op": "remove", "path": "/spec/schedulingGates/0"}]'
+)
 _SETTLE_TIMEOUT_S = 30.0
 
 
@@ -86,6 +93,11 @@ def lift(node: str) -> Sequence[Mapping[str, Any]]:
         {"op": "remove", "path": "/spec/schedulingGates/0"},
         {"op": "add", "path": "/spec/nodeSelector", "value": {"kubernetes.io/hostname": node}},
     )
+
+
+def lift_by_hand(cluster: Cluster, namespace: str, name: str, *, who: Sequence[str] = BREAK_GLASS) -> None:
+    """Lift a gate as somebody, of the break-glass group by default."""
+    cluster.kubectl("patch", "pod", name, "-n", namespace, "--type=json", "-p", _LIFT, *who)
 
 
 def is_gated(pod: Mapping[str, Any]) -> bool:

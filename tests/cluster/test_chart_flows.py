@@ -6,7 +6,6 @@ The rules are read as the Kubernetes documentation says: a pod that a policy sel
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,9 +21,8 @@ from swingbus.faults import SwingbusError
 from swingbus_controller.adapters.metrics import ControllerMetrics
 from swingbus_controller.domain.fleet.fleet import Liveness
 from swingbus_controller.domain.flips.flip import TERMINAL
-from swingbus_sim.cluster.processes import run
 from swingbus_sim.cluster.up import Cluster
-from tests.cluster.test_chart_rendering import _AGENT, _CHART, _CONTROLLER
+from tests.cluster.chart import AGENT, CONTROLLER, template
 
 pytestmark = pytest.mark.cluster
 _OURS = "swingbus-system"
@@ -47,21 +45,18 @@ def _ours(component: str) -> Peer:
     return Peer(component, _OURS, {**labels, "app.kubernetes.io/component": component})
 
 
-CONTROLLER, AGENT = _ours("controller"), _ours("agent")
+CONTROLLER_PODS, AGENT_PODS = _ours("controller"), _ours("agent")
 DNS = Peer("kube-dns", "kube-system", {"k8s-app": "kube-dns"})
 POD = Peer("any pod", "elsewhere", {"app": "prometheus"})
 OUTSIDE = Peer("anybody")
 NAMED_PORTS = {"grpc": 7443, "metrics": 7444}
-EVERYBODY = (CONTROLLER, AGENT, DNS, POD, OUTSIDE)
+EVERYBODY = (CONTROLLER_PODS, AGENT_PODS, DNS, POD, OUTSIDE)
 Flow = tuple[str, str, str, int]
 
 
 def render(cluster: Cluster, folder: Path, *words: str, **values: Any) -> list[dict[str, Any]]:
     """Return the objects that helm renders."""
-    file = folder / "values.json"
-    file.write_text(json.dumps(values))
-    helm = (str(cluster.tools.path("helm")), "template", "swb", str(_CHART), "-n", _OURS, "-f", str(file))
-    return [each for each in yaml.safe_load_all(run((*helm, *words))) if each]
+    return [each for each in yaml.safe_load_all(template(cluster, folder, _OURS, *words, **values)) if each]
 
 
 def _selects(selector: dict[str, Any] | None, labels: dict[str, str]) -> bool:
@@ -107,7 +102,7 @@ def flows(objects: list[dict[str, Any]]) -> set[Flow]:
     return {
         (one.name, two.name, protocol, port)
         for (one, two), (protocol, port) in itertools.product(itertools.permutations(EVERYBODY, 2), _PORTS)
-        if {one, two} & {CONTROLLER, AGENT}
+        if {one, two} & {CONTROLLER_PODS, AGENT_PODS}
         and _admits(policies, "Egress", one, two, protocol, port)
         and _admits(policies, "Ingress", two, one, protocol, port)
     }
@@ -128,7 +123,7 @@ def documented() -> Iterator[Flow]:
 
 def test_network_policies_admit_the_documented_flows_and_no_others(cluster: Cluster, tmp_path: Path) -> None:
     """Every pair, every port that could matter: what is admitted is what the page lists, seen from both ends."""
-    seen = flows(render(cluster, tmp_path, controller=_CONTROLLER, agent=_AGENT))
+    seen = flows(render(cluster, tmp_path, controller=CONTROLLER, agent=AGENT))
     # What the page lets the controller reach on the API server's ports it may not reach where the other end is ours.
     wanted = {flow for flow in documented() if flow[:2] != ("controller", "agent")}
     # An agent may call the controller on its port alone; others on all that the page says of "anybody" and "any pod".
@@ -140,21 +135,19 @@ def test_network_policies_narrow_and_widen_as_told(cluster: Cluster, tmp_path: P
     """Who may come to the link, more that agents may reach, a controller that runs elsewhere; off is off."""
     own = [{"ipBlock": {"cidr": "10.20.0.0/16"}}]
     narrow = {"linkFrom": own, "agentEgress": [{"ports": [{"port": 502, "protocol": "TCP"}]}]}
-    seen = flows(render(cluster, tmp_path, controller=_CONTROLLER, agent=_AGENT, networkPolicy=narrow))
+    seen = flows(render(cluster, tmp_path, controller=CONTROLLER, agent=AGENT, networkPolicy=narrow))
     assert {flow[0] for flow in seen if flow[1:] == ("controller", "TCP", 7443)} == {"agent"}
     assert ("agent", "anybody", "TCP", 502) in seen and ("agent", "anybody", "TCP", 4028) not in seen
-    alone = flows(render(cluster, tmp_path, agent=_AGENT))
+    alone = flows(render(cluster, tmp_path, agent=AGENT))
     assert ("agent", "anybody", "TCP", 7443) in alone and ("agent", "anybody", "TCP", 443) not in alone
     assert not [
-        o
-        for o in render(cluster, tmp_path, agent=_AGENT, networkPolicy={"enabled": False})
-        if o["kind"][7:] == "Policy"
+        o for o in render(cluster, tmp_path, agent=AGENT, networkPolicy={"enabled": False}) if o["kind"][7:] == "Policy"
     ]
 
 
 def _monitored(**values: Any) -> dict[str, Any]:
     parts = {"serviceMonitor": {"enabled": True}, "alerts": {"enabled": True}}
-    return {"controller": _CONTROLLER, "monitoring": {k: {**v, **values.get(k, {})} for k, v in parts.items()}}
+    return {"controller": CONTROLLER, "monitoring": {k: {**v, **values.get(k, {})} for k, v in parts.items()}}
 
 
 def _selectors(expression: Any) -> Iterator[Any]:
@@ -227,6 +220,6 @@ def test_monitoring_without_what_it_needs_is_refused(cluster: Cluster, tmp_path:
     """No operator in the cluster; nothing to scrape."""
     with pytest.raises(SwingbusError, match=r"definitions \(monitoring.coreos.com/v1\), which this cluster has not"):
         render(cluster, tmp_path, **_monitored())
-    for controller in ({}, {**_CONTROLLER, "metrics": {"enabled": False}}):
+    for controller in ({}, {**CONTROLLER, "metrics": {"enabled": False}}):
         with pytest.raises(SwingbusError, match=r"needs controller.enabled and controller.metrics.enabled"):
             render(cluster, tmp_path, "--api-versions", _OPERATOR, **{**_monitored(), "controller": controller})

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from swingbus.faults import SwingbusError
-from swingbus_controller.domain.power.protocol import ProtocolSettings
 from swingbus_sim.cluster import kwok, node
 from swingbus_sim.cluster.loading import load_images
 from swingbus_sim.cluster.processes import run, wait_until
@@ -34,8 +33,9 @@ from tests.benchmarks.kube.cluster import CONTAINER, CONTAINER_LABEL, PRODUCT, P
 from tests.benchmarks.kube.ours import CHART, MINERS, SITE, SYSTEM, TEMPLATE
 from tests.benchmarks.kube.witness import now_s
 from tests.cluster.conftest import _build_or_skip, _own_place
+from tests.cluster.pods import GATE, lift_by_hand
 from tests.cluster.traps.nodes import Background, Nodes
-from tests.cluster.traps.site import CUSTOMERS, GRID, PART_LABEL, POOLS, pool_body
+from tests.cluster.traps.site import CUSTOMERS, GRID, PART_LABEL, POOLS, may_draw_w, pool_body
 from tests.cluster.traps.work import deployment
 from tools.images.build import Built
 
@@ -44,10 +44,8 @@ _EARLIER = Path(__file__).parent / "charts" / "swingbus-0.0.9.tgz"
 _VOLUME = "/var/lib/controller-volume"
 _PLAN = SitePlan(node_count=2, gpus_per_node=4, limit_ratio=1.2)
 _GPUS = _PLAN.node_count * _PLAN.gpus_per_node
-_DEVICE_W = (_PLAN.node_counted_w(_PLAN.gpu.default_limit_w) - _PLAN.node_counted_w(0.0)) / _PLAN.gpus_per_node
-_MAY_DRAW_W = _PLAN.limit_w * (1.0 - ProtocolSettings().meter_error_ratio) - 3 * _DEVICE_W
+_MAY_DRAW_W = may_draw_w(_PLAN)
 _DEPLOYMENTS = f"/apis/apps/v1/namespaces/{CUSTOMERS}/deployments"
-_GLASS = ("--as=ada", "--as-group=system:masters", "--as-group=swingbus:break-glass")
 _WAIT_S = 90.0
 
 
@@ -55,7 +53,7 @@ class Life:
     """The release, and what a test asks of it."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.api, self._folder = cluster, cluster.api, folder
+        self.cluster, self.api = cluster, cluster.api
         self.values = folder / "values.json"
         self.bundles = make_authority(folder, _PLAN.nodes)
         self.port = free_port()
@@ -139,7 +137,7 @@ class Life:
         return [
             pod["metadata"]["name"]
             for pod in pods
-            if any(gate["name"] == "swingbus.io/power" for gate in pod["spec"].get("schedulingGates", []))
+            if any(gate["name"] == GATE for gate in pod["spec"].get("schedulingGates", []))
         ]
 
 
@@ -248,12 +246,8 @@ def test_release_is_upgraded_rolled_back_and_taken_away(life: Life) -> None:
     life.serve(_GPUS + 4)
     life.wait(lambda: len(life.gated()) >= 4, "some wait")
     life.cluster.kubectl("delete", "mutatingadmissionpolicybinding", "swingbus-inject-gate")
-    remove = [
-        {"op": "test", "path": "/spec/schedulingGates/0/name", "value": "swingbus.io/power"},
-        {"op": "remove", "path": "/spec/schedulingGates/0"},
-    ]
     for name in life.gated():
-        life.cluster.kubectl("patch", "pod", name, "-n", CUSTOMERS, "--type=json", "-p", json.dumps(remove), *_GLASS)
+        lift_by_hand(life.cluster, CUSTOMERS, name)
     life.helm("uninstall", "swingbus", "--wait")
     assert life.gated() == []
     left = life.cluster.kubectl(

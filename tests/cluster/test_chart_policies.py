@@ -12,7 +12,7 @@ import pytest
 from swingbus.faults import InvalidInput, SwingbusError
 from swingbus_sim.cluster.processes import run, wait_until
 from swingbus_sim.cluster.up import Cluster
-from tests.cluster.pods import GATE, exists, lift, make_namespace, make_pod, make_pod_spec
+from tests.cluster.pods import BREAK_GLASS, GATE, exists, lift, make_namespace, make_pod, make_pod_spec
 
 pytestmark = pytest.mark.cluster
 CHART = Path(__file__).parents[2] / "charts" / "swingbus"
@@ -134,7 +134,7 @@ def test_only_the_controller_or_break_glass_lifts(chart: Installed) -> None:
     with pytest.raises(SwingbusError, match=r"only Swingbus lifts swingbus\.io/power"):
         chart.lift("enrolled", "foreign")
     chart.lift("enrolled", "ours", f"--as={CONTROLLER}")
-    chart.lift("enrolled", "broken-glass", "--as=ada", "--as-group=system:masters", "--as-group=swingbus:break-glass")
+    chart.lift("enrolled", "broken-glass", *BREAK_GLASS)
     left = {
         name: gates(chart.cluster.api.get(f"/api/v1/namespaces/enrolled/pods/{name}")) for name in ("foreign", "ours")
     }
@@ -199,8 +199,7 @@ def test_leaving_as_the_page_says_leaves_no_pod_gated(chart: Installed) -> None:
     chart.cluster.kubectl("delete", "mutatingadmissionpolicybinding", "swingbus-inject-gate")
     try:
         chart.obeys(make_pod_spec(gated=False), lambda pod: pod is None)
-        glass = ("--as=ada", "--as-group=system:masters", "--as-group=swingbus:break-glass")
-        chart.cluster.kubectl("patch", "pod", "last", "-n", "enrolled", "--type=json", "-p", patch, *glass)
+        chart.cluster.kubectl("patch", "pod", "last", "-n", "enrolled", "--type=json", "-p", patch, *BREAK_GLASS)
         assert gates(chart.cluster.api.get("/api/v1/namespaces/enrolled/pods/last")) == []
     finally:
         chart.install()

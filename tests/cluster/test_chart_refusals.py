@@ -13,8 +13,8 @@ import pytest
 from swingbus.faults import SwingbusError
 from swingbus_sim.cluster.processes import run
 from swingbus_sim.cluster.up import Cluster
+from tests.cluster.chart import AGENT, CHART, CONTROLLER, without
 from tests.cluster.pods import make_namespace
-from tests.cluster.test_chart_rendering import _AGENT, _CHART, _CONTROLLER, _without
 
 pytestmark = pytest.mark.cluster
 _NAMESPACE = "refused"
@@ -32,7 +32,7 @@ class Release:
         """Run a real `helm install`; its refusal is raised."""
         self._values.write_text(json.dumps(values))
         helm = (str(self.cluster.tools.path("helm")), f"--kubeconfig={self.cluster.kubeconfig}")
-        return run((*helm, "install", "swb", str(_CHART), "-n", _NAMESPACE, "-f", str(self._values), *words))
+        return run((*helm, "install", "swb", str(CHART), "-n", _NAMESPACE, "-f", str(self._values), *words))
 
     def secret(self, name: str, *keys: str) -> None:
         """Make a Secret with these keys."""
@@ -95,38 +95,38 @@ def _nodes(release: Release) -> list[dict[str, str]]:
 
 _CASES: dict[str, tuple[dict[str, Any], str]] = {
     "no certificates": (
-        {"controller": {**_CONTROLLER, "certificates": {"secretName": "gone"}}},
+        {"controller": {**CONTROLLER, "certificates": {"secretName": "gone"}}},
         "controller.certificates.secretName: there is no Secret gone in namespace refused: make it first",
     ),
     "certificates without a key": (
-        {"controller": {**_CONTROLLER, "certificates": {"secretName": "agent-bundles"}}},
+        {"controller": {**CONTROLLER, "certificates": {"secretName": "agent-bundles"}}},
         "the Secret agent-bundles in namespace refused has no key ca.pem",
     ),
     "no ConfigMap": (
-        {"controller": {**_without(_CONTROLLER, "site"), "siteConfigMap": "my-site"}},
+        {"controller": {**without(CONTROLLER, "site"), "siteConfigMap": "my-site"}},
         "there is no ConfigMap my-site with the key site.toml in namespace refused: kubectl create configmap",
     ),
     "a ConfigMap without its key": (
-        {"controller": {**_without(_CONTROLLER, "site"), "siteConfigMap": "kube-root-ca.crt"}},
+        {"controller": {**without(CONTROLLER, "site"), "siteConfigMap": "kube-root-ca.crt"}},
         "there is no ConfigMap kube-root-ca.crt with the key site.toml",
     ),
     "no claim": (
-        {"controller": {**_CONTROLLER, "persistence": {"existingClaim": "my-claim"}}},
+        {"controller": {**CONTROLLER, "persistence": {"existingClaim": "my-claim"}}},
         "there is no PersistentVolumeClaim my-claim in namespace refused",
     ),
     "no storage class": (
-        {"controller": {**_CONTROLLER, "persistence": {"storageClassName": "fast"}}},
+        {"controller": {**CONTROLLER, "persistence": {"storageClassName": "fast"}}},
         "this cluster has no StorageClass fast",
     ),
     "no bundle for the test": (
-        {"controller": _CONTROLLER, "test": {"bundleSecretName": "agent-bundles"}},
+        {"controller": CONTROLLER, "test": {"bundleSecretName": "agent-bundles"}},
         "test.bundleSecretName: the Secret agent-bundles in namespace refused has no key bundle.toml",
     ),
     "no bundles": (
-        {"agent": {**_AGENT, "bundles": {"secretName": "gone"}}},
+        {"agent": {**AGENT, "bundles": {"secretName": "gone"}}},
         "agent.bundles.secretName: there is no Secret gone",
     ),
-    "no such nodes": ({"agent": _AGENT}, "agent.nodes: none of gpu-1, gpu-2 is a node of this cluster"),
+    "no such nodes": ({"agent": AGENT}, "agent.nodes: none of gpu-1, gpu-2 is a node of this cluster"),
     "no definition": ({"crds": {"install": False}}, "crds.install is off, and this cluster has no definition"),
 }
 
@@ -173,7 +173,7 @@ def test_kubernetes_that_is_too_old_is_refused(release: Release, version: str, w
     """Too old for the chart; too old for what is asked of it. Rendered for such a cluster, for none is at hand."""
     helm = str(release.cluster.tools.path("helm"))
     with pytest.raises(SwingbusError, match=words):
-        run((helm, "template", "swb", str(_CHART), "--kube-version", version))
+        run((helm, "template", "swb", str(CHART), "--kube-version", version))
 
 
 def test_node_without_a_bundle_is_named(release: Release) -> None:
@@ -183,15 +183,15 @@ def test_node_without_a_bundle_is_named(release: Release) -> None:
     with pytest.raises(
         SwingbusError, match=f"the Secret few-bundles in namespace refused has no key {node}.bundle.toml"
     ):
-        release.install(agent={**_AGENT, "nodes": [{"name": node}], "bundles": {"secretName": "few-bundles"}})
+        release.install(agent={**AGENT, "nodes": [{"name": node}], "bundles": {"secretName": "few-bundles"}})
 
 
 def test_with_all_that_is_needed_nothing_is_refused(release: Release) -> None:
     """The same values, tried by the API server; notes name nodes that are not here or offer no GPU."""
     nodes = _nodes(release)
-    agent = {**_AGENT, "nodes": [*nodes, {"name": "later"}], "config": ""}
-    told = release.install("--dry-run=server", controller=_CONTROLLER, agent=agent)
+    agent = {**AGENT, "nodes": [*nodes, {"name": "later"}], "config": ""}
+    told = release.install("--dry-run=server", controller=CONTROLLER, agent=agent)
     assert "agent.nodes: later is no node of this cluster now; its agent starts when it is." in told
     assert f"agent.nodes: {nodes[0]['name']} offers no" not in told
-    other = release.install("--dry-run=server", controller=_CONTROLLER, agent=agent, gate={"resource": "amd.com/gpu"})
+    other = release.install("--dry-run=server", controller=CONTROLLER, agent=agent, gate={"resource": "amd.com/gpu"})
     assert f"agent.nodes: {nodes[0]['name']} offers no amd.com/gpu yet" in other

@@ -12,26 +12,12 @@ import pytest
 from swingbus import __version__
 from swingbus.faults import SwingbusError
 from swingbus_agent.settings import load_settings
-from swingbus_sim.cluster.processes import run
 from swingbus_sim.cluster.up import Cluster
+from tests.cluster.chart import AGENT, CONTROLLER, template, without
 from tests.cluster.pods import make_namespace
 
 pytestmark = pytest.mark.cluster
-_CHART = Path(__file__).parents[2] / "charts" / "swingbus"
 _NAMESPACE, _RESTRICTED = "rendered", "rendered-restricted"
-_CONTROLLER: dict[str, Any] = {
-    "enabled": True,
-    "image": {"repository": "example.invalid/swingbus-controller"},
-    "site": '[site]\nname = "tx1"\n',
-    "certificates": {"secretName": "controller-certificates"},
-}
-_AGENT: dict[str, Any] = {
-    "enabled": True,
-    "image": {"repository": "example.invalid/swingbus-agent"},
-    "nodes": [{"name": "gpu-1"}, {"name": "gpu-2", "config": "[sampling]\ngpu_period_s = 2\n"}],
-    "config": '[[bank]]\nname = "h100"\n',
-    "bundles": {"secretName": "agent-bundles"},
-}
 
 
 class Chart:
@@ -43,11 +29,7 @@ class Chart:
 
     def render(self, **values: Any) -> str:
         """Return what helm renders; its refusal is raised."""
-        file = self.folder / "values.json"
-        file.write_text(json.dumps(values))
-        return run(
-            (str(self._cluster.tools.path("helm")), "template", "swb", str(_CHART), "-n", _NAMESPACE, "-f", str(file))
-        )
+        return template(self._cluster, self.folder, _NAMESPACE, **values)
 
     def objects(self, **values: Any) -> dict[str, dict[str, Any]]:
         """Return the objects of this namespace by kind and name, as the API server would keep them."""
@@ -83,14 +65,6 @@ def _pod(workload: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def _without(values: dict[str, Any], *path: str) -> dict[str, Any]:
-    """Return values with one of them empty."""
-    first, *rest = path
-    if rest:
-        return {**values, first: _without(values[first], *rest)}
-    return {**values, first: type(values[first])()}
-
-
 def test_programs_are_off_until_they_are_asked_for(chart: Chart) -> None:
     """The gate alone installs with no value at all, and brings no workload."""
     rendered = chart.render()
@@ -113,31 +87,31 @@ def test_missing_value_is_told_with_the_next_step(
     chart: Chart, program: str, missing: tuple[str, ...], words: str
 ) -> None:
     """There is no default image, key or site that could stand in."""
-    values = {"controller": _CONTROLLER, "agent": _AGENT}[program]
+    values = {"controller": CONTROLLER, "agent": AGENT}[program]
     with pytest.raises(SwingbusError, match=words):
-        chart.render(**{program: _without(values, *missing)})
+        chart.render(**{program: without(values, *missing)})
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"controller": {**_CONTROLLER, "siteConfigMap": "mine"}}, "are both set: keep one"),
-        ({"controller": {**_CONTROLLER, "replicas": 2}}, "replicas"),
+        ({"controller": {**CONTROLLER, "siteConfigMap": "mine"}}, "are both set: keep one"),
+        ({"controller": {**CONTROLLER, "replicas": 2}}, "replicas"),
         (
-            {"controller": {**_CONTROLLER, "site": "[kubernetes]\n[site]\n"}},
+            {"controller": {**CONTROLLER, "site": "[kubernetes]\n[site]\n"}},
             'namespace "swingbus-system".*in "rendered"',
         ),
         (
-            {"controller": {**_CONTROLLER, "site": '[kubernetes]\nnamespace = "other"\n'}},
+            {"controller": {**CONTROLLER, "site": '[kubernetes]\nnamespace = "other"\n'}},
             'write namespace = "rendered"',
         ),
         ({"controller": {"persistence": {"emptyDir": True}}}, "emptyDir"),
         ({"controller": {"image": {"digest": "sha256:12"}}}, "digest"),
         ({"controller": {"service": {"port": 0}}}, "port"),
-        ({"agent": {**_AGENT, "nodes": [{"name": "gpu-1"}, {"name": "gpu-1"}]}}, "gpu-1 twice"),
-        ({"agent": {**_AGENT, "bundles": {"secretName": "b", "onHost": True}}}, "are both set: keep one"),
-        ({"agent": {**_AGENT, "config": "writes = true\n"}}, "sets `writes`, which the chart writes"),
-        ({"agent": {**_AGENT, "config": "[node]\nrun_as_user = 0\n"}}, r"has a table \[node\]"),
+        ({"agent": {**AGENT, "nodes": [{"name": "gpu-1"}, {"name": "gpu-1"}]}}, "gpu-1 twice"),
+        ({"agent": {**AGENT, "bundles": {"secretName": "b", "onHost": True}}}, "are both set: keep one"),
+        ({"agent": {**AGENT, "config": "writes = true\n"}}, "sets `writes`, which the chart writes"),
+        ({"agent": {**AGENT, "config": "[node]\nrun_as_user = 0\n"}}, r"has a table \[node\]"),
         ({"agent": {"user": 0}}, "user"),
         ({"agent": {"nodes": [{"name": "gpu-1", "banks": 2}]}}, "banks"),
         ({"agents": {}}, "agents"),
@@ -151,7 +125,7 @@ def test_wrong_value_is_refused(chart: Chart, values: dict[str, Any], words: str
 
 def test_controller_is_one_restricted_pod_on_a_volume_that_stays(chart: Chart) -> None:
     """Recreate, nobody, nothing writable but its volume; the claim outlives the release."""
-    found = chart.objects(controller=_CONTROLLER)
+    found = chart.objects(controller=CONTROLLER)
     deployment = found["Deployment/swingbus-controller"]
     assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
     pod = _pod(deployment)
@@ -172,14 +146,14 @@ def test_controller_is_one_restricted_pod_on_a_volume_that_stays(chart: Chart) -
     service = found["Service/swingbus-controller"]["spec"]
     assert service["ports"][0]["port"] == 7443
     assert service["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
-    assert found["ConfigMap/swingbus-controller-site"]["data"] == {"site.toml": _CONTROLLER["site"]}
+    assert found["ConfigMap/swingbus-controller-site"]["data"] == {"site.toml": CONTROLLER["site"]}
 
 
 def test_controller_takes_what_is_there_already(chart: Chart) -> None:
     """A claim, a ConfigMap with the site file, an image by digest; and metrics may be off, with their probe."""
     digest = f"sha256:{'a' * 64}"
     own = {
-        **_CONTROLLER,
+        **CONTROLLER,
         "site": "",
         "siteConfigMap": "my-site",
         "persistence": {"existingClaim": "my-claim"},
@@ -200,13 +174,13 @@ def test_controller_takes_what_is_there_already(chart: Chart) -> None:
 def test_controller_that_moves_pods_holds_its_lease_where_its_rights_are(chart: Chart) -> None:
     """The site file names the release's own namespace; other tables' keys of that name are none of our business."""
     site = '[kubernetes]\n# ours\nnamespace = "rendered"\n\n[site]\nname = "tx1"\n[other]\nnamespace = "x"\n'
-    pod = _pod(chart.objects(controller={**_CONTROLLER, "site": site})["Deployment/swingbus-controller"])
+    pod = _pod(chart.objects(controller={**CONTROLLER, "site": site})["Deployment/swingbus-controller"])
     assert pod["serviceAccountName"] == "swingbus-controller"
     assert pod.get("automountServiceAccountToken", True) is True
 
 
 def _site_mark(chart: Chart, site: str) -> str:
-    deployment = chart.objects(controller={**_CONTROLLER, "site": site})["Deployment/swingbus-controller"]
+    deployment = chart.objects(controller={**CONTROLLER, "site": site})["Deployment/swingbus-controller"]
     mark: str = deployment["spec"]["template"]["metadata"]["annotations"]["swingbus.io/site"]
     return mark
 
@@ -230,7 +204,7 @@ def test_changed_limit_needs_no_new_pod_where_the_controller_obeys_it(chart: Cha
 
 def test_agent_has_what_it_needs_and_no_way_to_the_api(chart: Chart) -> None:
     """No token, no rights, named mounts; root with three capabilities, and SYS_ADMIN only where it may write."""
-    found = chart.objects(agent=_AGENT)
+    found = chart.objects(agent=AGENT)
     pod = _pod(found["DaemonSet/swingbus-agent"])
     assert pod["hostPID"] is True and not pod.get("hostNetwork", False)
     assert pod["automountServiceAccountToken"] is False
@@ -248,14 +222,14 @@ def test_agent_has_what_it_needs_and_no_way_to_the_api(chart: Chart) -> None:
     terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert [term["matchFields"][0]["values"] for term in terms] == [["gpu-1"], ["gpu-2"]]
 
-    writing = _pod(chart.objects(agent={**_AGENT, "writes": True})["DaemonSet/swingbus-agent"])
+    writing = _pod(chart.objects(agent={**AGENT, "writes": True})["DaemonSet/swingbus-agent"])
     added = writing["containers"][0]["securityContext"]["capabilities"]["add"]
     assert added == ["CHOWN", "SETGID", "SETUID", "SYS_ADMIN"]
 
 
 def test_bundle_that_is_on_the_host_needs_no_secret(chart: Chart) -> None:
     """No key in the cluster, and nothing that runs before the agent."""
-    pod = _pod(chart.objects(agent={**_AGENT, "bundles": {"onHost": True}})["DaemonSet/swingbus-agent"])
+    pod = _pod(chart.objects(agent={**AGENT, "bundles": {"onHost": True}})["DaemonSet/swingbus-agent"])
     assert "initContainers" not in pod
     assert [volume["name"] for volume in pod["volumes"]] == ["config", "state", "pod-resources"]
 
@@ -264,13 +238,13 @@ def test_node_that_is_added_restarts_nobody_where_labels_choose(chart: Chart) ->
     """Chosen by name, the names are part of the pod; a changed file is a new pod in any case."""
 
     def template(**changes: Any) -> dict[str, Any]:
-        found: dict[str, Any] = chart.objects(agent={**_AGENT, **changes})["DaemonSet/swingbus-agent"]["spec"][
+        found: dict[str, Any] = chart.objects(agent={**AGENT, **changes})["DaemonSet/swingbus-agent"]["spec"][
             "template"
         ]
         return found
 
     labels = {"swingbus.io/container": "c07"}
-    more = [*_AGENT["nodes"], {"name": "gpu-3"}]
+    more = [*AGENT["nodes"], {"name": "gpu-3"}]
     assert template(nodeSelector=labels) == template(nodeSelector=labels, nodes=more)
     assert template() != template(nodes=more)
     assert template(nodeSelector=labels) != template(nodeSelector=labels, config='[[bank]]\nname = "h200"\n')
@@ -279,8 +253,8 @@ def test_node_that_is_added_restarts_nobody_where_labels_choose(chart: Chart) ->
 def test_controller_is_allowed_where_only_restricted_pods_are(chart: Chart) -> None:
     """By the API server's own judgement; the agent, which sees its host, is not."""
     for name, values, refusal in (
-        ("Deployment/swingbus-controller", {"controller": _CONTROLLER}, None),
-        ("DaemonSet/swingbus-agent", {"agent": _AGENT}, "hostPID"),
+        ("Deployment/swingbus-controller", {"controller": CONTROLLER}, None),
+        ("DaemonSet/swingbus-agent", {"agent": AGENT}, "hostPID"),
     ):
         template = chart.objects(**values)[name]["spec"]["template"]
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": template["spec"]}
@@ -296,7 +270,7 @@ def test_controller_is_allowed_where_only_restricted_pods_are(chart: Chart) -> N
 def test_each_node_has_its_own_agent_file(chart: Chart) -> None:
     """Its name, the common file or its own, and whom it becomes; a file that the agent itself reads."""
     bank = '[[bank]]\nname = "h100"\nkind = "gpu"\nclass = "h100"\n\n[[bank.point]]\nname = "full"\nmode = "inference"\npower_w = 700\n'
-    files = chart.objects(agent={**_AGENT, "config": bank, "user": 4_000_000})["ConfigMap/swingbus-agent"]["data"]
+    files = chart.objects(agent={**AGENT, "config": bank, "user": 4_000_000})["ConfigMap/swingbus-agent"]["data"]
     assert set(files) == {"gpu-1.toml", "gpu-2.toml"}
     settings = {}
     for name, text in files.items():

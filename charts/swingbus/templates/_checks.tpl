@@ -31,35 +31,23 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- end }}
 {{- with .Values.agent }}
 {{- if .enabled }}
+{{- $here := list }}
+{{- range .nodes }}{{ if lookup "v1" "Node" "" .name }}{{ $here = append $here .name }}{{ end }}{{ end }}
 {{- if not .bundles.onHost }}
 {{- $bundles := list }}
 {{- if $.Release.IsInstall }}
-{{- range splitList ", " (include "swingbus.agentNodesHere" $) | compact }}{{ $bundles = append $bundles (printf "%s.bundle.toml" .) }}{{ end }}
+{{- range $here }}{{ $bundles = append $bundles (printf "%s.bundle.toml" .) }}{{ end }}
 {{- end }}
 {{- include "swingbus.checkSecret" (list $ .bundles.secretName "agent.bundles.secretName" $bundles) }}
 {{- end }}
-{{- if and $.Release.IsInstall (not (include "swingbus.agentNodesHere" $)) }}
-{{- fail (printf "agent.nodes: none of %s is a node of this cluster: kubectl get nodes" (join ", " (include "swingbus.agentNodeNames" $ | fromJsonArray))) }}
-{{- end }}
-{{- end }}
-{{- end }}
-{{- end }}
-{{- end -}}
-
-{{/* Names of the nodes that agents are for, as JSON. */}}
-{{- define "swingbus.agentNodeNames" -}}
+{{- if and $.Release.IsInstall (not $here) }}
 {{- $names := list }}
-{{- range .Values.agent.nodes }}{{ $names = append $names .name }}{{ end }}
-{{- toJson $names }}
-{{- end -}}
-
-{{/* Those of them that this cluster has, joined; empty where it has none. */}}
-{{- define "swingbus.agentNodesHere" -}}
-{{- $here := list }}
-{{- range include "swingbus.agentNodeNames" . | fromJsonArray }}
-{{- if lookup "v1" "Node" "" . }}{{ $here = append $here . }}{{ end }}
+{{- range .nodes }}{{ $names = append $names .name }}{{ end }}
+{{- fail (printf "agent.nodes: none of %s is a node of this cluster: kubectl get nodes" (join ", " $names)) }}
 {{- end }}
-{{- join ", " $here }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Refuses where a Secret is not there or lacks a key: (list ROOT NAME VALUE KEYS). */}}

@@ -88,9 +88,9 @@ class SiteWatch:
 
     def _take(self, site: SiteFile, besides: tuple[str, ...]) -> None:
         changes = self._changes(site)
-        counting = counting_now(changes, self._running, site)
-        self._record(counting)
         waiting = (*needs_start(self._running, site), *besides)
+        counting = counting_now(changes, self._running, site, waiting)
+        self._record(counting)
         log.info("site_file_changed", limits=[f"{each.feeder}/{each.name}" for each in counting], needs_start=waiting)
         if waiting:
             late = [f"{each.feeder}/{each.name}" for each in changes if each not in counting]

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -86,6 +86,14 @@ class Rest:
         ]
 
 
+def audit_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield what an audit log tells, up to a last line that is cut short."""
+    for line in lines:
+        if not line.endswith("\n"):
+            break
+        yield json.loads(line)
+
+
 def read_audit(lines: Iterable[str], from_unix_s: float, to_unix_s: float) -> Asked:
     """Return what an audit log tells of a stretch; the log is one user's, and begins before its first watch.
 
@@ -95,10 +103,7 @@ def read_audit(lines: Iterable[str], from_unix_s: float, to_unix_s: float) -> As
     open_watches: dict[str, str] = {}
     writes: Counter[str] = Counter()
     reads: Counter[str] = Counter()
-    for line in lines:
-        if not line.endswith("\n"):
-            break
-        event: dict[str, Any] = json.loads(line)
+    for event in audit_events(lines):
         target = event.get("objectRef", {})
         resource = "/".join(part for part in (target.get("resource"), target.get("subresource")) if part)
         verb, is_start = event["verb"], event["stage"] == "ResponseStarted"

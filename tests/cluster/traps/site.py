@@ -36,11 +36,17 @@ from tests.benchmarks.kube.witness import Seen, Witness, now_s
 from tests.cluster.traps.nodes import Background, Nodes
 from tests.cluster.traps.process import ControllerProcess
 
-# Of its limit a site keeps back what meters may err by and three devices (R): at so few GPUs that is an eighth. What is left is below
-# nameplate, and lets seven GPUs serve on the mining nodes while all of the quiet one serves.
+
+def may_draw_w(plan: SitePlan) -> float:
+    """Return what a site may draw: of its limit it keeps back what meters may err by and three devices (R)."""
+    node_gpus_w = plan.node_counted_w(plan.gpu.default_limit_w) - plan.node_counted_w(0.0)
+    return plan.limit_w * (1.0 - ProtocolSettings().meter_error_ratio) - 3 * node_gpus_w / plan.gpus_per_node
+
+
+# What is kept back is an eighth at so few GPUs. What is left is below nameplate, and lets seven GPUs serve on the mining nodes while all of
+# the quiet one serves.
 PLAN = SitePlan(node_count=4, gpus_per_node=4, limit_ratio=1.08)
-_DEVICE_W = PLAN.node_counted_w(PLAN.gpu.default_limit_w) - PLAN.node_counted_w(0.0)
-MAY_DRAW_W = PLAN.limit_w * (1.0 - ProtocolSettings().meter_error_ratio) - 3 * _DEVICE_W / PLAN.gpus_per_node
+MAY_DRAW_W = may_draw_w(PLAN)
 MINING_NODES, QUIET = PLAN.nodes[:3], PLAN.nodes[3]
 MINING_GPUS = PLAN.gpus_per_node * len(MINING_NODES)
 GRID, STILL = "grid", "still"

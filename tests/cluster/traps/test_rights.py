@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.benchmarks.kube.ours import MINERS, SYSTEM
+from tests.benchmarks.kube.resting import audit_events
 from tests.cluster.traps.site import STILL, TrapSite
 from tests.cluster.traps.work import ON_GRID, ON_QUIET, budget, delete, deployment, make, scale, spec
 
@@ -64,12 +63,9 @@ def granted(site: TrapSite) -> Iterator[Right]:
 
 
 def asked(log: Path) -> set[Request]:
-    """Return what the audit log says; its last line may be cut short."""
+    """Return what the audit log says."""
     found: set[Request] = set()
-    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
-            continue
-        event: dict[str, Any] = json.loads(line)
+    for event in audit_events(log.read_text(encoding="utf-8").splitlines(keepends=True)):
         target = event.get("objectRef")
         if target is None:
             continue  # discovery, which everybody may ask for

@@ -8,21 +8,12 @@ import pytest
 
 from swingbus.faults import SwingbusError
 from tests.benchmarks.kube.ours import MINERS
+from tests.cluster.pods import lift_by_hand
 from tests.cluster.traps.site import CUSTOMERS, GRID, MINING_GPUS, MINING_NODES, QUIET, STILL, STRANGERS, TrapSite
 from tests.cluster.traps.work import HOST, ON_QUIET, delete, deployment, is_gated, make, pod, spec
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 MINED_W, FULL_W = 500.0, 700.0
-_LIFT = (
-    '[{"op": "test", "path": "/spec/schedulingGates/0/name", "value": "swingbus.io/power"},'
-    ' {"op": "remove", "path": "/spec/schedulingGates/0"}]'
-)
-_GLASS = ("--as=ada", "--as-group=system:masters", "--as-group=swingbus:break-glass")
-
-
-def lift_by_hand(site: TrapSite, name: str) -> None:
-    """Lift a gate as somebody of the break-glass group."""
-    site.cluster.kubectl("patch", "pod", name, "-n", CUSTOMERS, "--type=json", "-p", _LIFT, *_GLASS)
 
 
 def limits_of(site: TrapSite, made: dict[str, Any]) -> list[float]:
@@ -87,8 +78,8 @@ def test_gate_lifted_by_hand_with_no_controller_is_taken_as_it_is_afterwards(sit
         site.wait(lambda: len(site.pods()) == 3, "all three are there")
         assert all(is_gated(each) for each in site.pods())
         with pytest.raises(SwingbusError, match=r"only Swingbus lifts swingbus\.io/power"):
-            site.cluster.kubectl("patch", "pod", "urgent", "-n", CUSTOMERS, "--type=json", "-p", _LIFT)
-        lift_by_hand(site, "urgent")
+            lift_by_hand(site.cluster, CUSTOMERS, "urgent", who=())
+        lift_by_hand(site.cluster, CUSTOMERS, "urgent")
         site.wait_working("urgent")
         assert [each["metadata"]["name"] for each in site.pods() if not is_gated(each)] == ["urgent"]
     finally:

@@ -6,8 +6,8 @@ import pytest
 
 from swingbus_sim.cluster.processes import run
 from tests.benchmarks.kube.ours import MINERS, SYSTEM
+from tests.cluster.pods import lift_by_hand
 from tests.cluster.traps.site import CUSTOMERS, PLAN, STILL, TrapSite
-from tests.cluster.traps.test_uninvited import lift_by_hand
 from tests.cluster.traps.work import ON_QUIET, deployment, is_gated, make, pod, spec
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -24,7 +24,7 @@ def test_leaving_in_the_pages_order_leaves_no_pod_gated(site: TrapSite) -> None:
     site.cluster.kubectl("delete", "mutatingadmissionpolicybinding", "swingbus-inject-gate")
     for each in site.pods():
         if is_gated(each):
-            lift_by_hand(site, each["metadata"]["name"])
+            lift_by_hand(site.cluster, CUSTOMERS, each["metadata"]["name"])
     helm = (str(site.cluster.tools.path("helm")), f"--kubeconfig={site.cluster.kubeconfig}")
     run((*helm, "uninstall", "swingbus", "-n", SYSTEM, "--wait"), timeout_s=120.0)
     site.cluster.kubectl("delete", "crd", "capacitypools.swingbus.io", "--timeout=60s")

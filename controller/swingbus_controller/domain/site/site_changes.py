@@ -62,18 +62,23 @@ def limit_changes(
     return changes
 
 
-def counting_now(changes: Iterable[LimitChange], running: SiteFile, changed: SiteFile) -> list[LimitChange]:
+def counting_now(
+    changes: Iterable[LimitChange], running: SiteFile, changed: SiteFile, waiting: Collection[str]
+) -> list[LimitChange]:
     """Return which changes count while the site runs as it was started.
 
-    None where the file lacks a feeder or bank that runs: it may have been cut off. Only stricter ones where a limit's basis changed too:
-    more watts could be those that a load needs which is not counted yet.
+    No change does where the file lacks a feeder or bank that runs: it may have been cut off. Only stricter ones do where a limit's basis
+    changed too: more watts could be those that a load needs which is not counted yet.
+
+    Args:
+        waiting: the parts that wait for a start (`needs_start`).
     """
     banks = {(bank.agent, bank.bank) for bank in changed.banks}
     if not set(running.tree.feeders) <= set(changed.tree.feeders) or any(
         (bank.agent, bank.bank) not in banks for bank in running.banks
     ):
         return []
-    is_basis_other = bool(_BASIS & set(needs_start(running, changed)))
+    is_basis_other = not _BASIS.isdisjoint(waiting)
     return [change for change in changes if change.is_stricter or not is_basis_other]
 
 
