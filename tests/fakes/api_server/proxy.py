@@ -74,13 +74,16 @@ class FaultProxy:
     async def stop(self) -> int:
         """Go away with all connections; returns the port to come back on."""
         port = int(self._runner.addresses[0][1])
-        self.end_watches()
-        await self._runner.cleanup()
+        await self._close()
         return port
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+        await self._close()  # it may be away already, where a test failed
         await self._session.close()
+
+    async def _close(self) -> None:
+        self.end_watches()
+        await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
