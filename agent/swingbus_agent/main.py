@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -71,7 +72,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="install a bundle made by `swingbus-controller certificate issue --agent NAME`",
         description="Install the bundle where the agent looks for it. The bundle is secret: delete other copies.",
     )
-    join.add_argument("bundle", type=Path, metavar="BUNDLE")
+    join.add_argument(
+        "bundle",
+        type=Path,
+        metavar="BUNDLE",
+        help="its file, or a folder with tls.crt, tls.key and ca.crt as cert-manager writes them",
+    )
+    join.add_argument(
+        "--endpoint",
+        metavar="HOST:PORT",
+        help="where the controller is; needed with a folder (default: as the bundle says)",
+    )
     join.add_argument(
         "--config", type=Path, metavar="FILE", help="configuration that says where; default: the default folder"
     )
@@ -91,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
             case "floor":
                 return _floor(arguments.config, arguments.wait_s)
             case _:
-                return _join(arguments.bundle, arguments.config, replace=arguments.replace)
+                return _join(arguments.bundle, arguments.config, endpoint=arguments.endpoint, replace=arguments.replace)
     except SwingbusError as error:
         print(f"swingbus-agent: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, InvalidInput) and error.reason.startswith("CONFIG") else EXIT_REFUSED
@@ -146,11 +157,14 @@ def _floor(config: Path, wait_s: float) -> int:
     return EXIT_OK
 
 
-def _join(bundle_path: Path, config: Path | None, *, replace: bool) -> int:
-    from swingbus.bundle import install_bundle, load_bundle
+def _join(bundle_path: Path, config: Path | None, *, endpoint: str | None, replace: bool) -> int:
+    from swingbus.bundle import install_bundle, load_bundle, parse_endpoint
+    from swingbus.rpc.tls_folder import read_tls_folder
     from swingbus_agent.settings import DEFAULT_STATE_DIR, load_settings
 
-    bundle = load_bundle(bundle_path)
+    bundle = read_tls_folder(bundle_path, endpoint) if bundle_path.is_dir() else load_bundle(bundle_path)
+    if endpoint is not None:
+        bundle = dataclasses.replace(bundle, endpoint=parse_endpoint(endpoint))
     if bundle.role != "agent":
         raise InvalidInput(
             f"{bundle_path} is the bundle of {bundle.role} {bundle.name!r}; an agent needs one made by "

@@ -37,8 +37,8 @@ from swingbus.rpc.server import (
 )
 from swingbus_controller.adapters.market_file import load_market
 from swingbus_controller.adapters.metrics import ControllerMetrics, serve_metrics
-from swingbus_controller.adapters.pki import CertificateAuthority
 from swingbus_controller.adapters.pki_records import DenyListFile
+from swingbus_controller.adapters.server_files import ServerFiles
 from swingbus_controller.adapters.storage.database import set_aside
 from swingbus_controller.adapters.storage.journal import SqliteJournal
 from swingbus_controller.adapters.storage.telemetry import SqliteTelemetry
@@ -96,8 +96,8 @@ class Controller:
             )
             undo.callback(self.journal.close)
             undo.callback(self.telemetry.close)
-            self.authority = CertificateAuthority(settings.pki_dir)
-            self.authority.server_identity()  # missing keys are told before anything is served
+            self.certificates = ServerFiles(settings.pki_dir)
+            self.certificates.identity()  # missing keys are told before anything is served
             self._exits = undo.pop_all()
         self.fleet = Fleet(configuration.site, period_s=settings.period_s)
         self.metrics = ControllerMetrics(configuration.site.name)
@@ -149,7 +149,7 @@ class Controller:
         )
         views = FleetViews(fleet=self.fleet, clock=clock, budget=deciding.view if deciding is not None else None)
         fleet = FleetService(fleet=self.fleet, views=views, events=self.journal, archive=self.telemetry)
-        door = DoorInterceptor(clock, DenyListFile(self.authority.deny_list_path))
+        door = DoorInterceptor(clock, DenyListFile(self.certificates.deny_list_path))
         server = build_server(door)
         link.add_to_server(server)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
@@ -159,7 +159,7 @@ class Controller:
         else:
             add_refusing_capacity(server, site=site.name)
         health = add_health_and_reflection(server, SERVICES)
-        self.port = bind_port(server, settings.listen, server_credentials(self.authority.server_identity))
+        self.port = bind_port(server, settings.listen, server_credentials(self.certificates.identity))
         if settings.metrics_listen:
             self.metrics_port, stop_metrics = serve_metrics(self.metrics.registry, settings.metrics_listen)
             self._exits.callback(stop_metrics)

@@ -46,7 +46,7 @@ def add_globals(parser: argparse.ArgumentParser, *, suppressed: bool) -> None:
         type=Path,
         metavar="FILE",
         default=default(Path(bundle) if bundle else None),
-        help="the bundle that says who you are (default: the environment variable SWINGCTL_BUNDLE)",
+        help="the bundle that says who you are, or a folder with tls.crt, tls.key, ca.crt (default: environment variable SWINGCTL_BUNDLE)",
     )
     group.add_argument(
         "--endpoint",

@@ -153,6 +153,10 @@ def _bundle(args: argparse.Namespace) -> Bundle:
         raise UsageError(
             "say who you are: --bundle FILE, or the environment variable SWINGCTL_BUNDLE; swingbus-controller certificate issue makes one"
         )
+    if args.bundle.is_dir():
+        from swingbus.rpc.tls_folder import read_tls_folder  # what reads certificates takes its time to load
+
+        return read_tls_folder(args.bundle, args.endpoint)
     return load_bundle(args.bundle)
 
 

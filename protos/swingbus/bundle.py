@@ -27,7 +27,7 @@ DEFAULT_PORT = 7443
 CONTROLLER_SERVER_NAME = "swingbus-controller"
 ROLES = ("agent", "viewer", "operator", "admin")
 _CERTIFICATE_MARK = "-----BEGIN CERTIFICATE-----"
-_KEY_MARK = re.compile(r"-----BEGIN (EC )?PRIVATE KEY-----")
+_KEY_MARK = re.compile(r"-----BEGIN (EC |RSA )?PRIVATE KEY-----")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +149,23 @@ def is_lent_by_root(mode: int, *, owner: int, group: int, own_user: int, own_gro
     return is_for_group and owner == 0 != own_user and group == own_group != 0
 
 
+def require_private(path: Path, status: os.stat_result) -> None:
+    """Raise InvalidInput where others than we may read a file with a key."""
+    mode = status.st_mode
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and not is_lent_by_root(
+        mode, owner=status.st_uid, group=status.st_gid, own_user=os.geteuid(), own_group=os.getegid()
+    ):
+        raise InvalidInput(
+            f"{path} holds a private key but others may read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}",
+            reason="BUNDLE_NOT_PRIVATE",
+            metadata={"path": str(path)},
+        )
+
+
 def load_bundle(path: Path) -> Bundle:
     """Read a bundle file. Raises NotFound or InvalidInput; refuses a file that other users can read."""
     try:
         status = path.stat()
-        mode = status.st_mode
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise NotFound(
@@ -165,14 +177,7 @@ def load_bundle(path: Path) -> Bundle:
         raise InvalidInput(
             f"cannot read the bundle {path}: {error}", reason="BAD_BUNDLE", metadata={"path": str(path)}
         ) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO) and not is_lent_by_root(
-        mode, owner=status.st_uid, group=status.st_gid, own_user=os.geteuid(), own_group=os.getegid()
-    ):
-        raise InvalidInput(
-            f"the bundle {path} holds a private key but others may read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}",
-            reason="BUNDLE_NOT_PRIVATE",
-            metadata={"path": str(path)},
-        )
+    require_private(path, status)
     return parse_bundle(text, where=str(path))
 
 

@@ -193,9 +193,9 @@ async def main(site: Path) -> None:
         period_s=1.0,
         control=control,
     )
-    server = build_server(DoorInterceptor(clock, DenyListFile(authority.deny_list_path)))
+    server = build_server(DoorInterceptor(clock, DenyListFile(authority.serving.deny_list_path)))
     link.add_to_server(server)
-    port = bind_port(server, "127.0.0.1:0", server_credentials(authority.server_identity))
+    port = bind_port(server, "127.0.0.1:0", server_credentials(authority.serving.identity))
     await server.start()
     print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
     loop = asyncio.get_running_loop()

@@ -88,7 +88,7 @@ async def main(folder: Path) -> None:
     handler: Any = grpc.stream_stream_rpc_method_handler(least.stream)
     service = "swingbus.link.v1alpha.AgentLinkService"
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"StreamTelemetry": handler}),))
-    port = bind_port(server, "127.0.0.1:0", server_credentials(authority.server_identity))
+    port = bind_port(server, "127.0.0.1:0", server_credentials(authority.serving.identity))
     await server.start()
     (folder / "ready.part").write_text(f"{port}\n", encoding="ascii")
     (folder / "ready.part").rename(folder / "ready")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import grpc.aio
 
@@ -23,6 +24,7 @@ from swingbus.rpc.server import (
     set_serving,
 )
 from swingbus_controller.adapters.pki import CertificateAuthority
+from swingbus_controller.adapters.server_files import ServerFiles
 
 SERVICES = (
     "swingbus.fleet.v1alpha.FleetService",
@@ -43,9 +45,16 @@ def issue(authority: CertificateAuthority, name: str, role: Role, port: int, now
     return replace(bundle, endpoint=f"127.0.0.1:{port}")
 
 
+class Shown(Protocol):
+    """Whose certificate a server shows: an authority's, or a folder of somebody else's."""
+
+    @property
+    def serving(self) -> ServerFiles: ...
+
+
 @asynccontextmanager
 async def serving(
-    authority: CertificateAuthority,
+    authority: Shown,
     register: Callable[[grpc.aio.Server], None],
     *,
     deny_list: DenyList | None = None,
@@ -56,7 +65,7 @@ async def serving(
     server = build_server(DoorInterceptor(clock or SystemClock(), deny_list), settings)
     register(server)
     health = add_health_and_reflection(server, SERVICES)
-    port = bind_port(server, "127.0.0.1:0", server_credentials(authority.server_identity))
+    port = bind_port(server, "127.0.0.1:0", server_credentials(authority.serving.identity))
     await server.start()
     await set_serving(health, SERVICES)
     try:

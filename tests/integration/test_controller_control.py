@@ -143,7 +143,7 @@ async def serve(site: TestSite, plane: ScriptedPlane) -> AsyncIterator[None]:
         link = AgentLinkService(ingest=ingest, fleet=fleet, clock=clock, period_s=1.0, control=plane)
         server = build_server(DoorInterceptor(clock))
         link.add_to_server(server)
-        site.port = bind_port(server, "127.0.0.1:0", server_credentials(site.authority.server_identity))
+        site.port = bind_port(server, "127.0.0.1:0", server_credentials(site.authority.serving.identity))
         await server.start()
         try:
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,12 @@ from swingbus.rpc.interceptors import DoorInterceptor
 from swingbus.rpc.roles import Role
 from swingbus.rpc.server import ServerSettings, bind_port, build_server, server_credentials
 from swingbus.rpc.status import RemoteFailure, faults_raised
+from swingbus.rpc.tls_folder import read_tls_folder
 from swingbus_controller.adapters.pki import CertificateAuthority
 from swingbus_controller.adapters.pki_records import DenyListFile
+from swingbus_controller.adapters.server_files import ServerFiles
 from tests.fakes.authority import issue, make_authority, serving
+from tests.fakes.cert_manager import CertManager, write_folder
 from tests.fakes.site_services import FakeSite, north
 from tests.unit.rpc.test_roles import CONTRACT, MODULES
 
@@ -317,7 +320,7 @@ async def test_stranger_is_refused_in_the_handshake(
 async def test_agents_certificate_cannot_pose_as_the_controller(authority: CertificateAuthority) -> None:
     """A client certificate does not serve: an agent in the middle would be caught."""
     held = authority.issue("mallory", Role.AGENT, now=datetime.now(UTC))
-    identity = replace(authority.server_identity(), certificate_pem=held.certificate_pem, key_pem=held.key_pem)
+    identity = replace(authority.serving.identity(), certificate_pem=held.certificate_pem, key_pem=held.key_pem)
     server = build_server(DoorInterceptor(SystemClock()))
     port = bind_port(server, "127.0.0.1:0", server_credentials(lambda: identity))
     await server.start()
@@ -341,7 +344,7 @@ async def list_sites(bundle: Bundle) -> fleet_pb.ListSitesResponse:
 
 async def test_denied_certificate_is_refused_on_its_open_connection(authority: CertificateAuthority) -> None:
     """Revocation needs no restart and no new connection."""
-    deny_list = DenyListFile(authority.deny_list_path)
+    deny_list = DenyListFile(authority.serving.deny_list_path)
     async with serving(authority, north().register, deny_list=deny_list) as port:
         bundle, other = issue(authority, "lost-laptop", Role.VIEWER, port), issue(authority, "safe", Role.VIEWER, port)
         async with open_channel(bundle) as channel:
@@ -392,6 +395,39 @@ async def test_renewed_server_certificate_is_shown_without_a_restart(tmp_path: P
             await list_sites(before)
 
 
+@dataclass
+class _Folder:
+    serving: ServerFiles
+
+
+@pytest.mark.parametrize("is_rsa", [True, False])
+async def test_certificates_of_cert_manager_are_believed_by_its_authority_alone(tmp_path: Path, is_rsa: bool) -> None:
+    """A real handshake both ways with RSA and EC keys, a renewal without a restart, roles as in ours; another issuer is refused."""
+    issuer, other = CertManager(), CertManager()
+    folder = write_folder(tmp_path / "server", issuer.server(["swingbus-controller"], is_rsa=is_rsa))
+
+    def held(by: CertManager, port: int, role: str) -> Bundle:
+        secret = by.client("dana", f"swingbus:role:{role}", is_rsa=is_rsa)
+        return read_tls_folder(write_folder(tmp_path / role, secret), f"127.0.0.1:{port}")
+
+    async with serving(_Folder(ServerFiles(folder)), north().register) as port:
+        assert (await list_sites(held(issuer, port, "viewer"))).revision == 7
+        with pytest.raises(Forbidden):
+            await list_sites(held(issuer, port, "agent"))
+        theirs = held(other, port, "admin")
+        for bundle in (theirs, replace(theirs, ca_pem=held(issuer, port, "viewer").ca_pem)):
+            with pytest.raises(Unreachable):
+                await list_sites(bundle)
+        renewed = issuer.server(["swingbus-controller"], is_rsa=not is_rsa)
+        with capture_logs() as logs:
+            write_folder(folder, {"tls.crt": renewed["tls.crt"]})  # half of it: the key is not there yet
+            assert (await list_sites(held(issuer, port, "viewer"))).revision == 7
+            write_folder(folder, renewed)
+            assert (await list_sites(held(issuer, port, "viewer"))).revision == 7
+        told = [line["event"] for line in logs if line["event"].startswith("server_identity")]
+        assert told == ["server_identity_rejected", "server_identity_read"]
+
+
 async def test_unreadable_server_identity_keeps_the_last_good_one(tmp_path: Path) -> None:
     """A bad file is an error in the log, not an outage."""
     authority = make_authority(tmp_path / "pki")
@@ -439,7 +475,7 @@ async def test_second_server_on_a_port_is_an_error(authority: CertificateAuthori
     async with serving(authority, north().register) as port:
         second = build_server(DoorInterceptor(SystemClock()))
         with pytest.raises(Unreachable, match="another controller"):
-            bind_port(second, f"127.0.0.1:{port}", server_credentials(authority.server_identity))
+            bind_port(second, f"127.0.0.1:{port}", server_credentials(authority.serving.identity))
 
 
 async def test_dead_controller_is_unreachable_at_once(authority: CertificateAuthority) -> None:

@@ -100,7 +100,7 @@ async def busy_server(
         for name in STYLES
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    port = bind_port(server, "127.0.0.1:0", server_credentials(authority.server_identity))
+    port = bind_port(server, "127.0.0.1:0", server_credentials(authority.serving.identity))
     await server.start()
     try:
         yield server, door, busy, port

@@ -1,4 +1,4 @@
-"""The site's own certificate authority: who may speak to the controller, and how the controller shows that it is the controller.
+"""The site's own certificate authority: who may speak to the controller, and what the controller shows (`server_files` reads it).
 
 Decides who gets a certificate and for how long; refuses to know what roles may do (`swingbus.rpc.roles`). Keys are made here, never a
 default; every certificate is in the index before its bundle exists. Client certificates are good for clients only, so no agent can pose as
@@ -20,17 +20,15 @@ from swingbus.faults import AlreadyExists, InvalidInput, NotFound, Unreachable, 
 from swingbus.names import parse_id
 from swingbus.rpc.caller import format_serial
 from swingbus.rpc.roles import Role
-from swingbus.rpc.server import ServerIdentity
 from swingbus_controller.adapters import pki_certificates as certificates
 from swingbus_controller.adapters.pki_records import DenyListFile, IssuedCertificate, IssueIndex, locked, parse_serial
+from swingbus_controller.adapters.server_files import DENY_LIST, ServerFiles
 
 DEFAULT_DAYS = 365
 WARN_DAYS = 30
 SERVER_ROLE = "server"
 # Authors that the controller itself writes on the record, and the name by which agents know it.
 RESERVED_NAMES = frozenset({"controller", "planner", "guard", "agent", CONTROLLER_SERVER_NAME})
-
-_KEY_MARK = "-----BEGIN PRIVATE KEY-----"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +106,7 @@ class CertificateAuthority:
                 write_private(directory / "endpoint.txt", reach + "\n")
                 write_private(directory / "server-names.txt", "".join(f"{name}\n" for name in server_names))
                 write_private(
-                    directory / "denied.txt",
+                    directory / DENY_LIST,
                     "# Revoked certificates: one serial a line (certificate list shows them).\n",
                 )
                 # Last: its presence says that the directory is complete but for the server's certificate, which can be renewed.
@@ -134,9 +132,9 @@ class CertificateAuthority:
         return self._endpoint
 
     @property
-    def deny_list_path(self) -> Path:
-        """The file that the running controller watches."""
-        return self.directory / "denied.txt"
+    def serving(self) -> ServerFiles:
+        """What the controller shows of it, and its deny list."""
+        return ServerFiles(self.directory)
 
     @property
     def is_rotating(self) -> bool:
@@ -212,24 +210,11 @@ class CertificateAuthority:
             )
         return self._sign_server(now=now, days=days, server_names=server_names)
 
-    def server_identity(self) -> ServerIdentity:
-        """Return what the server shows and whom it believes, as they are on disk now. Raises NotFound if there is none."""
-        path = self.directory / "server.pem"
-        if not path.exists():
-            raise NotFound(
-                f"there is no server certificate in {self.directory}: swingbus-controller certificate renew --server",
-                reason="NO_SERVER_CERTIFICATE",
-                metadata={"path": str(path)},
-            )
-        certificate_pem, mark, rest = path.read_text(encoding="ascii").partition(_KEY_MARK)
-        ca_pem = (self.directory / "ca.pem").read_text(encoding="ascii")
-        return ServerIdentity(ca_pem=ca_pem, certificate_pem=certificate_pem, key_pem=mark + rest)
-
     def states(self, now: datetime) -> Sequence[CertificateState]:
         """Return every certificate ever issued and how it counts now, oldest first."""
         issued = self._index.read()
         newest = {c.name: c.serial for c in issued}
-        denied = DenyListFile(self.deny_list_path)
+        denied = DenyListFile(self.serving.deny_list_path)
         return [
             _state(c, now, is_denied=denied.is_denied(c.serial), is_newest=newest[c.name] == c.serial) for c in issued
         ]
@@ -264,7 +249,7 @@ class CertificateAuthority:
                 metadata={"serial": serial[:80]},
             )
         with locked(self.directory):
-            DenyListFile(self.deny_list_path).deny(wanted, comment)
+            DenyListFile(self.serving.deny_list_path).deny(wanted, comment)
         return known[wanted]
 
     def rotate(self, *, now: datetime) -> None:

@@ -61,7 +61,7 @@ async def test_renewed_bundle_is_used_from_the_next_channel_on(tmp_path: Path) -
 
 def servers(host: Host) -> Bundle:
     """Return a bundle with the controller's own certificate and key: whole, but good for servers only."""
-    identity = host.authority.server_identity()
+    identity = host.authority.serving.identity()
     return replace(host.first, certificate_pem=identity.certificate_pem, key_pem=identity.key_pem)
 
 

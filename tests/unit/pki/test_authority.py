@@ -49,7 +49,7 @@ def test_two_authorities_share_no_secret(tmp_path: Path) -> None:
     keys = set()
     for name in ("a", "b"):
         made = CertificateAuthority.create(tmp_path / name, server_names=[], endpoint=None, now=NOW)
-        keys |= {(made.directory / "ca-key.pem").read_text(), made.server_identity().key_pem}
+        keys |= {(made.directory / "ca-key.pem").read_text(), made.serving.identity().key_pem}
     assert len(keys) == 4
 
 
@@ -76,7 +76,7 @@ def test_issued_certificate_is_p256_for_clients_only_and_signed_by_the_ca(author
 
 def test_server_certificate_holds_every_name(authority: CertificateAuthority) -> None:
     """Local names, the name that agents know, and what init was told."""
-    certificate = x509.load_pem_x509_certificate(authority.server_identity().certificate_pem.encode())
+    certificate = x509.load_pem_x509_certificate(authority.serving.identity().certificate_pem.encode())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert set(names.get_values_for_type(x509.DNSName)) == {"swingbus-controller", "localhost", "c.example"}
     assert {str(a) for a in names.get_values_for_type(x509.IPAddress)} == {"127.0.0.1", "::1", "10.0.0.5"}
@@ -159,7 +159,7 @@ def test_bad_lifetime_is_refused(authority: CertificateAuthority, days: int, pro
 def test_denied_certificate_is_on_the_list_of_a_running_controller(authority: CertificateAuthority) -> None:
     """Written by one process, seen by another without a restart; written serials in any usual form are read."""
     bundle = authority.issue("edge-1", Role.AGENT, now=NOW)
-    running = DenyListFile(authority.deny_list_path)
+    running = DenyListFile(authority.serving.deny_list_path)
     assert not running.is_denied(bundle.serial)
     colons = ":".join(bundle.serial.upper()[i : i + 2] for i in range(0, len(bundle.serial), 2))
     authority.deny(colons, comment="lost\n# not a second line")
@@ -173,12 +173,12 @@ def test_bad_deny_list_keeps_the_last_good_one(authority: CertificateAuthority) 
     """A typo in an emergency lets nobody back in; at start it is an error."""
     bundle = authority.issue("edge-1", Role.AGENT, now=NOW)
     authority.deny(bundle.serial, comment="lost")
-    running = DenyListFile(authority.deny_list_path)
-    authority.deny_list_path.write_text("not hexadecimal\n")
+    running = DenyListFile(authority.serving.deny_list_path)
+    authority.serving.deny_list_path.write_text("not hexadecimal\n")
     assert running.is_denied(bundle.serial)
     with pytest.raises(InvalidInput, match="line 1"):
-        DenyListFile(authority.deny_list_path)
-    authority.deny_list_path.unlink()
+        DenyListFile(authority.serving.deny_list_path)
+    authority.serving.deny_list_path.unlink()
     assert not running.is_denied(bundle.serial)
 
 
@@ -190,12 +190,12 @@ def test_deny_list_reads_comments_and_blanks() -> None:
 def test_rotation_keeps_everybody_until_it_is_finished(authority: CertificateAuthority) -> None:
     """And refuses to finish while somebody would be locked out."""
     authority.issue("edge-1", Role.AGENT, now=NOW)
-    before = authority.server_identity()
+    before = authority.serving.identity()
     authority.rotate(now=NOW + timedelta(hours=1))
     again = CertificateAuthority(authority.directory)
     assert again.is_rotating
-    assert again.server_identity().certificate_pem == before.certificate_pem
-    assert before.ca_pem in again.server_identity().ca_pem
+    assert again.serving.identity().certificate_pem == before.certificate_pem
+    assert before.ca_pem in again.serving.identity().ca_pem
     with pytest.raises(WrongState, match="edge-1"):
         again.finish_rotation(now=NOW + timedelta(hours=2))
     with pytest.raises(WrongState, match="rotation"):
@@ -207,7 +207,7 @@ def test_rotation_keeps_everybody_until_it_is_finished(authority: CertificateAut
     assert not CertificateAuthority(authority.directory).is_rotating
     new_ca = x509.load_pem_x509_certificate((authority.directory / "ca.pem").read_bytes())
     x509.load_pem_x509_certificate(renewed.certificate_pem.encode()).verify_directly_issued_by(new_ca)
-    assert before.ca_pem not in again.server_identity().ca_pem
+    assert before.ca_pem not in again.serving.identity().ca_pem
     with pytest.raises(WrongState, match="no rotation"):
         again.finish_rotation(now=NOW)
 
