@@ -6,13 +6,12 @@ Decides the order of start and stop: the lease is let go last, when no write is 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from swingbus.clock import Clock
-from swingbus_controller.adapters.kubernetes.access import load_in_cluster
+from swingbus_controller.adapters.kubernetes.access import load_access
 from swingbus_controller.adapters.kubernetes.cluster import ClusterNames, KubernetesCluster
 from swingbus_controller.adapters.kubernetes.connection import ApiConnection
 from swingbus_controller.adapters.kubernetes.identity import VolumeIdentity
@@ -77,13 +76,7 @@ class Clustered:
 async def connect_cluster(settings: ClusterSettings, *, data_dir: Path, clock: Clock, instance: str) -> Clustered:
     """Read who we are to the API server. Raises NotFound or InvalidInput where that can't be known; the server may still be away."""
     identity = VolumeIdentity(data_dir)
-    if settings.kubeconfig is None:
-        access = load_in_cluster(os.environ)
-    else:
-        # The official client, which reads it, costs 20 MB: a pod's own account does without.
-        from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
-
-        access = await load_kubeconfig(settings.kubeconfig, settings.context or None)
+    access = await load_access(settings.kubeconfig, settings.context or None)
     exits = AsyncExitStack()
     api = await exits.enter_async_context(ApiConnection(access))
     lease = LeaseHolding(api, clock, namespace=settings.namespace, name=settings.lease, identity=identity.name)

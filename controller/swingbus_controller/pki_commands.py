@@ -1,26 +1,33 @@
 """`swingbus-controller init` and `swingbus-controller certificate ...`: the certificate authority from the command line.
 
-Decides words and files; the authority itself is `adapters.pki`. `mount` adds the sub-commands; each sets `run`, called with the parsed
-arguments and returning an exit code. Faults are left to `main`, which prints them.
+Decides words and files; the authority itself is `adapters.pki`, in a folder, or in Secrets of a cluster (`pki_in_cluster`). `mount` adds
+the sub-commands; each sets `run`, called with the parsed arguments and returning an exit code. Faults are left to `main`, which prints
+them. Each verb works on a folder and returns what is left to do once the authority is safe where it lies: to write a bundle, to print.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import os
 import sys
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from swingbus.bundle import Bundle, format_bundle, parse_endpoint, write_private
 from swingbus.clock import SystemClock
-from swingbus.faults import AlreadyExists, NotFound, Unreachable
+from swingbus.faults import AlreadyExists, InvalidInput, NotFound, Unreachable
 from swingbus.rpc.roles import Role
 from swingbus_controller.adapters.pki import DEFAULT_DAYS, CertificateAuthority, CertificateState
 
 DEFAULT_PKI = Path("/var/lib/swingbus/pki")
+DEFAULT_RENEW_WITHIN_DAYS = 60
+# What is left of a verb once the authority is safe; returns an exit code.
+Rest = Callable[[], int]
 _PEOPLE = (Role.VIEWER, Role.OPERATOR, Role.ADMIN)
 
 _INIT_EXAMPLES = """examples:
@@ -34,6 +41,7 @@ _CERTIFICATE_EXAMPLES = """examples:
   swingbus-controller certificate renew --agent edge-1
   swingbus-controller certificate renew --server
   swingbus-controller certificate deny --serial 3fa4... --reason "laptop lost"
+  swingbus-controller certificate issue --namespace swingbus-system --operator dana   # an authority that the chart made
 """
 
 
@@ -76,7 +84,7 @@ def mount(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     verbs = certificate.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     issue = verbs.add_parser("issue", help="issue a certificate; writes one bundle to carry over")
-    _add_pki(issue)
+    _add_place(issue)
     _add_holder(issue, with_server=False)
     issue.add_argument(
         "--role",
@@ -84,18 +92,18 @@ def mount(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="what the operator may do: viewer reads, operator writes, admin also sets limits and authority (default: operator)",
     )
     _add_output(issue)
-    issue.set_defaults(run=_issue)
+    issue.set_defaults(run=partial(_run, _issue))
 
     listing = verbs.add_parser("list", help="list certificates, their expiry and state")
-    _add_pki(listing)
+    _add_place(listing)
     listing.add_argument("--all", action="store_true", help="also those replaced and expired")
     listing.add_argument(
         "--output", choices=["table", "json"], default="table", help="how to print (default: %(default)s)"
     )
-    listing.set_defaults(run=_list)
+    listing.set_defaults(run=partial(_run, _list))
 
     renew = verbs.add_parser("renew", help="issue a new certificate and key to a known holder")
-    _add_pki(renew)
+    _add_place(renew)
     _add_holder(renew, with_server=True)
     renew.add_argument(
         "--name",
@@ -105,23 +113,78 @@ def mount(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     renew.add_argument("--deny-old", action="store_true", help="revoke the holder's older certificates at once")
     _add_output(renew)
-    renew.set_defaults(run=_renew)
+    renew.set_defaults(run=partial(_run, _renew))
+
+    _add_provide(verbs)
 
     deny = verbs.add_parser(
         "deny", help="revoke a certificate; the running controller refuses it from its next call on"
     )
-    _add_pki(deny)
+    _add_place(deny)
     deny.add_argument("--serial", required=True, help="serial as certificate list shows it")
     deny.add_argument("--reason", required=True, help="kept in the deny list")
-    deny.set_defaults(run=_deny)
+    deny.set_defaults(run=partial(_run, _deny))
 
     rotate = verbs.add_parser("rotate", help="replace the certificate authority in two steps")
-    _add_pki(rotate)
+    _add_place(rotate)
     rotate.add_argument(
         "--finish", action="store_true", help="second step, after everybody was renewed: drop the old authority"
     )
     rotate.add_argument("--force", action="store_true", help="with --finish: lock out whoever was not renewed")
-    rotate.set_defaults(run=_rotate)
+    rotate.set_defaults(run=partial(_run, _rotate))
+
+
+def _add_provide(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    provide = verbs.add_parser(
+        "provide",
+        help="what the chart's job runs: an authority and everybody's certificates as Secrets of a namespace",
+        description="Make what is missing, renew what ends soon, leave the rest: the authority, the controller's certificate, one bundle "
+        "for each agent and one for the release's test. What was revoked stays so.",
+    )
+    _add_cluster(provide)
+    provide.add_argument(
+        "--endpoint", type=parse_endpoint, required=True, metavar="HOST:PORT", help="what bundles carry"
+    )
+    provide.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="by which the controller is reached; may be repeated",
+    )
+    provide.add_argument("--agent", action="append", default=[], metavar="NAME", help="may be repeated")
+    provide.add_argument("--viewer", default="", metavar="NAME", help="of the release's test")
+    provide.add_argument("--days", type=int, default=DEFAULT_DAYS, help="how long they last (default: %(default)s)")
+    provide.add_argument(
+        "--renew-within",
+        type=int,
+        default=DEFAULT_RENEW_WITHIN_DAYS,
+        metavar="DAYS",
+        help="before its end (default: %(default)s)",
+    )
+    provide.set_defaults(run=_provide)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    _add_pki(parser)
+    _add_cluster(parser)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--namespace",
+        metavar="NAME",
+        help="instead of --pki: the namespace in which the chart's job made the authority",
+    )
+    kubeconfig = os.environ.get("KUBECONFIG")
+    parser.add_argument(
+        "--kubeconfig",
+        type=Path,
+        default=Path(kubeconfig) if kubeconfig else None,
+        metavar="FILE",
+        help="with --namespace: your rights there (default: environment variable KUBECONFIG; in a pod: the pod's)",
+    )
+    parser.add_argument("--context", metavar="NAME", help="instead of the kubeconfig's current one")
 
 
 def _add_pki(parser: argparse.ArgumentParser) -> None:
@@ -162,33 +225,74 @@ def _init(args: argparse.Namespace) -> int:
     return 0
 
 
-def _issue(args: argparse.Namespace) -> int:
+def _run(verb: Callable[[argparse.Namespace], Rest], args: argparse.Namespace) -> int:
+    """Run a verb where the authority is."""
+    if args.namespace is None:
+        return verb(args)()
+    return asyncio.run(_run_in_cluster(verb, args))
+
+
+async def _run_in_cluster(verb: Callable[[argparse.Namespace], Rest], args: argparse.Namespace) -> int:
+    # Imported here: what talks to a cluster costs 30 MB.
+    from swingbus_controller.adapters.kubernetes.access import load_access
+    from swingbus_controller.adapters.kubernetes.connection import ApiConnection
+    from swingbus_controller.adapters.pki_in_cluster import lend_authority
+
+    async with (
+        ApiConnection(await load_access(args.kubeconfig, args.context)) as api,
+        lend_authority(api, args.namespace) as lent,
+    ):
+        args.pki = lent.directory
+        rest = verb(args)
+        await lent.give_back()
+        return rest()
+
+
+def _provide(args: argparse.Namespace) -> int:
+    if args.namespace is None:
+        raise InvalidInput("say where: --namespace NAME", reason="NO_NAMESPACE")
+    return asyncio.run(_provide_in_cluster(args))
+
+
+async def _provide_in_cluster(args: argparse.Namespace) -> int:
+    from swingbus_controller.adapters.kubernetes.access import load_access
+    from swingbus_controller.adapters.kubernetes.connection import ApiConnection
+    from swingbus_controller.providing import Wanted, provide
+
+    wanted = Wanted(
+        endpoint=args.endpoint,
+        server_names=tuple(args.name),
+        agents=tuple(args.agent),
+        viewer=args.viewer,
+        days=args.days,
+        renew_within=timedelta(days=args.renew_within),
+    )
+    async with ApiConnection(await load_access(args.kubeconfig, args.context)) as api:
+        return await provide(api, args.namespace, wanted, SystemClock().now())
+
+
+def _issue(args: argparse.Namespace) -> Rest:
     name, role = (
         (args.agent, Role.AGENT) if args.agent is not None else (args.operator, Role(args.role or Role.OPERATOR))
     )
     if args.agent is not None and args.role is not None:
-        print("--role belongs to --operator: an agent's role is agent", file=sys.stderr)
-        return 2
+        raise InvalidInput("--role belongs to --operator: an agent's role is agent", reason="BAD_OPTIONS")
     target = _free_target(args, name)
     bundle = CertificateAuthority(args.pki).issue(
         name, role, now=SystemClock().now(), endpoint=args.endpoint, days=args.days
     )
-    _write(bundle, target)
-    return 0
+    return partial(_write, bundle, target)
 
 
-def _renew(args: argparse.Namespace) -> int:
+def _renew(args: argparse.Namespace) -> Rest:
     now = SystemClock().now()
     authority = CertificateAuthority(args.pki)
     if args.server:
         record = authority.renew_server(now=now, days=args.days, server_names=args.name)
-        print(
-            f"the controller's new certificate lasts until {record.not_after:%Y-%m-%d}; it is shown from the next connection on"
-        )
-        return 0
+        lasts = f"the controller's new certificate lasts until {record.not_after:%Y-%m-%d}"
+        return partial(_say, f"{lasts}; it is shown from the next connection on")
     if args.name is not None:
-        print("--name belongs to --server", file=sys.stderr)
-        return 2
+        raise InvalidInput("--name belongs to --server", reason="BAD_OPTIONS")
     name = args.agent if args.agent is not None else args.operator
     role = authority.held_role(name, now)
     if (role is Role.AGENT) is not (args.agent is not None):
@@ -197,12 +301,11 @@ def _renew(args: argparse.Namespace) -> int:
     older = [s.certificate.serial for s in authority.states(now) if s.certificate.name == name and s.is_accepted]
     target = _free_target(args, name)
     bundle = authority.issue(name, role, now=now, endpoint=args.endpoint, days=args.days, renew=True)
-    _write(bundle, target)
     if args.deny_old:
         for serial in older:
             authority.deny(serial, comment=f"{name}: replaced by {bundle.serial}")
         print(f"revoked {len(older)} older certificate(s) of {name}", file=sys.stderr)
-    return 0
+    return partial(_write, bundle, target)
 
 
 def _free_target(args: argparse.Namespace, name: str) -> Path | None:
@@ -227,10 +330,10 @@ def _free_target(args: argparse.Namespace, name: str) -> Path | None:
     return target
 
 
-def _write(bundle: Bundle, target: Path | None) -> None:
+def _write(bundle: Bundle, target: Path | None) -> int:
     if target is None:
         sys.stdout.write(format_bundle(bundle))
-        return
+        return 0
     try:
         write_private(target, format_bundle(bundle))
     except OSError as error:
@@ -246,11 +349,21 @@ def _write(bundle: Bundle, target: Path | None) -> None:
     )
     print(f"wrote {target}: {bundle.role} {bundle.name}, until {bundle.expires:%Y-%m-%d}, for {bundle.endpoint}")
     print(f"it holds a private key: carry it to its one machine, then there: {step}")
+    return 0
 
 
-def _list(args: argparse.Namespace) -> int:
+def _say(*lines: str) -> int:
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _list(args: argparse.Namespace) -> Rest:
+    return partial(_say_list, args, CertificateAuthority(args.pki))
+
+
+def _say_list(args: argparse.Namespace, authority: CertificateAuthority) -> int:
     now = SystemClock().now()
-    authority = CertificateAuthority(args.pki)
     states = [s for s in authority.states(now) if args.all or s.state != "replaced"]
     if args.output == "json":
         json.dump(
@@ -297,30 +410,26 @@ def _stamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _deny(args: argparse.Namespace) -> int:
+def _deny(args: argparse.Namespace) -> Rest:
     comment = f"{SystemClock().now():%Y-%m-%d %H:%M}Z {args.reason}"
     denied = CertificateAuthority(args.pki).deny(args.serial, comment=comment)
-    print(
-        f"revoked {denied.serial} of {denied.role} {denied.name}: refused from its next call on; open streams end within an hour"
-    )
-    return 0
+    whose = f"{denied.serial} of {denied.role} {denied.name}"
+    return partial(_say, f"revoked {whose}: refused from its next call on; open streams end within an hour")
 
 
-def _rotate(args: argparse.Namespace) -> int:
+def _rotate(args: argparse.Namespace) -> Rest:
     authority = CertificateAuthority(args.pki)
     now = SystemClock().now()
     if args.finish:
         authority.finish_rotation(now=now, force=args.force)
-        print("the old authority is gone; only certificates of the new one count")
-        return 0
+        return partial(_say, "the old authority is gone; only certificates of the new one count")
     authority.rotate(now=now)
-    print("a new authority signs from now on, the old one is still trusted; renew and install every certificate:")
+    lines = ["a new authority signs from now on, the old one is still trusted; renew and install every certificate:"]
     for state in authority.states(now):
         if state.state in ("valid", "expiring") and state.certificate.role in list(Role):
             kind = "agent" if state.certificate.role == Role.AGENT else "operator"
-            print(f"  swingbus-controller certificate renew --{kind} {state.certificate.name}")
-    print("then: swingbus-controller certificate rotate --finish")
-    return 0
+            lines.append(f"  swingbus-controller certificate renew --{kind} {state.certificate.name}")
+    return partial(_say, *lines, "then: swingbus-controller certificate rotate --finish")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:

@@ -27,6 +27,7 @@ from swingbus_controller.adapters.server_files import DENY_LIST, ServerFiles
 DEFAULT_DAYS = 365
 WARN_DAYS = 30
 SERVER_ROLE = "server"
+_SERVER_NAMES = "server-names.txt"
 # Authors that the controller itself writes on the record, and the name by which agents know it.
 RESERVED_NAMES = frozenset({"controller", "planner", "guard", "agent", CONTROLLER_SERVER_NAME})
 
@@ -104,7 +105,7 @@ class CertificateAuthority:
                 key = certificates.new_key()
                 write_private(directory / "ca-key.pem", certificates.key_pem(key))
                 write_private(directory / "endpoint.txt", reach + "\n")
-                write_private(directory / "server-names.txt", "".join(f"{name}\n" for name in server_names))
+                write_private(directory / _SERVER_NAMES, "".join(f"{name}\n" for name in server_names))
                 write_private(
                     directory / DENY_LIST,
                     "# Revoked certificates: one serial a line (certificate list shows them).\n",
@@ -130,6 +131,21 @@ class CertificateAuthority:
     def endpoint(self) -> str:
         """host:port that bundles carry unless told otherwise."""
         return self._endpoint
+
+    @property
+    def ca_pem(self) -> str:
+        """Everybody who is believed now: one authority, two while it rotates."""
+        return self._ca_pem
+
+    @property
+    def server_names(self) -> Sequence[str]:
+        """Host names and addresses of the server's certificate, besides those that every one has."""
+        return tuple((self.directory / _SERVER_NAMES).read_text(encoding="ascii").split())
+
+    def move(self, endpoint: str) -> None:
+        """Let bundles carry another endpoint from now on."""
+        self._endpoint = parse_endpoint(endpoint)
+        write_private(self.directory / "endpoint.txt", self._endpoint + "\n")
 
     @property
     def serving(self) -> ServerFiles:
@@ -291,10 +307,7 @@ class CertificateAuthority:
             self._load_ca()
 
     def _sign_server(self, *, now: datetime, days: int, server_names: Sequence[str] | None) -> IssuedCertificate:
-        names_file = self.directory / "server-names.txt"
-        names = (
-            tuple(server_names) if server_names is not None else tuple(names_file.read_text(encoding="ascii").split())
-        )
+        names = self.server_names if server_names is None else tuple(server_names)
         every_name = (CONTROLLER_SERVER_NAME, "localhost", "127.0.0.1", "::1", *names)
         with locked(self.directory):
             key = certificates.new_key()
@@ -306,7 +319,7 @@ class CertificateAuthority:
             write_private(
                 self.directory / "server.pem", certificates.certificate_pem(certificate) + certificates.key_pem(key)
             )
-            write_private(names_file, "".join(f"{name}\n" for name in names))
+            write_private(self.directory / _SERVER_NAMES, "".join(f"{name}\n" for name in names))
         return record
 
     def _check_name(self, name: str, role: Role, now: datetime, *, renew: bool) -> None:

@@ -35,6 +35,7 @@ _KINDS = {
     "nodes": ("v1", "Node"),
     "namespaces": ("v1", "Namespace"),
     "podtemplates": ("v1", "PodTemplate"),
+    "secrets": ("v1", "Secret"),
     "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget"),
     "leases": ("coordination.k8s.io/v1", "Lease"),
     "events": ("events.k8s.io/v1", "Event"),

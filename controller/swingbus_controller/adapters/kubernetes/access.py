@@ -9,6 +9,7 @@ the file for every request (some 20 us), so that a rotation cannot be missed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,16 @@ class InClusterAccess:
 
     async def renew(self) -> None:
         """Do nothing: every request reads the file."""
+
+
+async def load_access(kubeconfig: Path | None, context: str | None) -> ClusterAccess:
+    """Return a kubeconfig's access, or that of the pod we run in where none is named. Raises NotFound or InvalidInput."""
+    if kubeconfig is None:
+        return load_in_cluster(os.environ)
+    # The official client, which reads it, costs 20 MB: a pod's own account does without.
+    from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
+
+    return await load_kubeconfig(kubeconfig, context)
 
 
 def load_in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT_FOLDER) -> ClusterAccess:

@@ -50,6 +50,7 @@ class Resource:
 PODS = Resource(api_version="v1", kind="Pod", plural="pods")
 NAMESPACES = Resource(api_version="v1", kind="Namespace", plural="namespaces", is_namespaced=False)
 POD_TEMPLATES = Resource(api_version="v1", kind="PodTemplate", plural="podtemplates")
+SECRETS = Resource(api_version="v1", kind="Secret", plural="secrets")
 NODES = Resource(api_version="v1", kind="Node", plural="nodes", is_namespaced=False)
 DISRUPTION_BUDGETS = Resource(api_version="policy/v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets")
 LEASES = Resource(api_version="coordination.k8s.io/v1", kind="Lease", plural="leases")
