@@ -42,6 +42,12 @@ def mount(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     listing.set_defaults(run=_list)
     lift.add_argument("pods", nargs="*", metavar="NAMESPACE/POD")
     lift.add_argument("--all", action="store_true", help="every pod that waits: before an uninstall")
+    lift.add_argument(
+        "--as", dest="act_as", metavar="USER", help="act as somebody else, if you may impersonate, as kubectl does"
+    )
+    lift.add_argument(
+        "--as-group", action="append", default=[], metavar="GROUP", help="of that one's groups; may be repeated"
+    )
     lift.add_argument("--reason", required=True, help="kept on the pod, with your name in the API server's audit log")
     lift.set_defaults(run=_lift)
 
@@ -56,11 +62,17 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _lift(arguments: argparse.Namespace) -> int:
+    from swingbus_controller.adapters.kubernetes.connection import ActAs
     from swingbus_controller.lifting_by_hand import lift_named
 
     pods = None if arguments.all else arguments.pods
     if arguments.all == bool(arguments.pods):
         raise InvalidInput("name pods as NAMESPACE/POD, or say --all: one of the two", reason="BAD_PODS")
+    if arguments.as_group and arguments.act_as is None:
+        raise InvalidInput("--as-group needs --as: whose group is it?", reason="BAD_OPTIONS")
+    act_as = None if arguments.act_as is None else ActAs(arguments.act_as, tuple(arguments.as_group))
     return asyncio.run(
-        lift_named(arguments.kubeconfig, arguments.context, arguments.gate, pods, reason=arguments.reason)
+        lift_named(
+            arguments.kubeconfig, arguments.context, arguments.gate, pods, reason=arguments.reason, act_as=act_as
+        )
     )

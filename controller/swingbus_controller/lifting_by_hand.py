@@ -16,7 +16,7 @@ import msgspec
 from swingbus.clock import SystemClock
 from swingbus.faults import NotFound
 from swingbus_controller.adapters.kubernetes.answers import KubeApi, decode
-from swingbus_controller.adapters.kubernetes.connection import ApiConnection
+from swingbus_controller.adapters.kubernetes.connection import ActAs, ApiConnection, ConnectionSettings
 from swingbus_controller.adapters.kubernetes.facts import unix_s
 from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
 from swingbus_controller.adapters.kubernetes.objects import Pod
@@ -65,13 +65,20 @@ async def list_gated(kubeconfig: Path, context: str | None, gate: str, *, as_jso
 
 
 async def lift_named(
-    kubeconfig: Path, context: str | None, gate: str, names: Sequence[str] | None, *, reason: str
+    kubeconfig: Path,
+    context: str | None,
+    gate: str,
+    names: Sequence[str] | None,
+    *,
+    reason: str,
+    act_as: ActAs | None = None,
 ) -> int:
     """Lift the gate of named pods (`namespace/name`), or of all where none is named; return an exit code.
 
     Raises NotFound where a named one does not wait; then nothing was lifted.
     """
-    async with ApiConnection(await load_kubeconfig(kubeconfig, context)) as api:
+    settings = ConnectionSettings(act_as=act_as)
+    async with ApiConnection(await load_kubeconfig(kubeconfig, context), settings) as api:
         waiting = {f"{pod.metadata.namespace}/{pod.metadata.name}": pod for pod in await gated_pods(api, gate)}
         missing = sorted(set(names or ()) - set(waiting))
         if missing:

@@ -29,6 +29,7 @@ from swingbus.logs import LEVELS, configure_logging, get_logger
 from swingbus.market.v1alpha import market_service_pb2_grpc
 from swingbus.rpc.interceptors import DoorInterceptor, fault_in
 from swingbus.rpc.server import (
+    ServerIdentity,
     add_health_and_reflection,
     bind_port,
     build_server,
@@ -38,7 +39,7 @@ from swingbus.rpc.server import (
 from swingbus_controller.adapters.market_file import load_market
 from swingbus_controller.adapters.metrics import ControllerMetrics, serve_metrics
 from swingbus_controller.adapters.pki_records import DenyListFile
-from swingbus_controller.adapters.server_files import ServerFiles
+from swingbus_controller.adapters.server_files import ServerFiles, end_unix_s
 from swingbus_controller.adapters.storage.database import set_aside
 from swingbus_controller.adapters.storage.journal import SqliteJournal
 from swingbus_controller.adapters.storage.telemetry import SqliteTelemetry
@@ -104,6 +105,12 @@ class Controller:
         self.port = 0
         self.metrics_port = 0
 
+    def _identity(self) -> ServerIdentity:
+        """Return what the next handshake shows; of a folder that can't be read nothing is told, and what was shown stays."""
+        identity = self.certificates.identity()
+        self.metrics.show_certificate(end_unix_s(identity))
+        return identity
+
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None] | None = None) -> None:
         """Serve until `stop` is set. Raises WrongState (FENCED) when another controller took over."""
         with self._exits:
@@ -159,7 +166,7 @@ class Controller:
         else:
             add_refusing_capacity(server, site=site.name)
         health = add_health_and_reflection(server, SERVICES)
-        self.port = bind_port(server, settings.listen, server_credentials(self.certificates.identity))
+        self.port = bind_port(server, settings.listen, server_credentials(self._identity))
         if settings.metrics_listen:
             self.metrics_port, stop_metrics = serve_metrics(self.metrics.registry, settings.metrics_listen)
             self._exits.callback(stop_metrics)

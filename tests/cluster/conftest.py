@@ -24,6 +24,9 @@ from tools.images.build import DEFAULT_FOLDER, Built, build_images
 _CHART = Path(__file__).parents[2] / "charts" / "swingbus"
 KWOK_NODES = 3
 REAL_NODES = 2
+# The account of the chart's certificates job, in the namespace where charts are tried on real nodes.
+CHARTED = "charted"
+CERTIFICATES_USER = f"system:serviceaccount:{CHARTED}:swingbus-certificates"
 _BUILD_TIMEOUT_S = 1800
 _PLACES = 8  # runs of these tests side by side on one machine
 _skipped: dict[str, str] = {}
@@ -86,7 +89,10 @@ def real_cluster(say: Callable[[str], None]) -> Iterator[Cluster]:
             _skip("real nodes (kubelets)", "; ".join(lacks))
         _build_or_skip("real nodes (kubelets)", place, (CONTROL, NODES), say)
         try:
-            yield bring_up(place, real_node_count=REAL_NODES, kwok_node_count=KWOK_NODES, say=say)
+            audited = (CERTIFICATES_USER,)
+            yield bring_up(
+                place, real_node_count=REAL_NODES, kwok_node_count=KWOK_NODES, audited_users=audited, say=say
+            )
         finally:
             take_down(place, say=say)
 

@@ -45,12 +45,12 @@ def _ours(component: str) -> Peer:
     return Peer(component, _OURS, {**labels, "app.kubernetes.io/component": component})
 
 
-CONTROLLER_PODS, AGENT_PODS = _ours("controller"), _ours("agent")
+CONTROLLER_PODS, AGENT_PODS, JOB_PODS = _ours("controller"), _ours("agent"), _ours("certificates")
 DNS = Peer("kube-dns", "kube-system", {"k8s-app": "kube-dns"})
 POD = Peer("any pod", "elsewhere", {"app": "prometheus"})
 OUTSIDE = Peer("anybody")
 NAMED_PORTS = {"grpc": 7443, "metrics": 7444}
-EVERYBODY = (CONTROLLER_PODS, AGENT_PODS, DNS, POD, OUTSIDE)
+EVERYBODY = (CONTROLLER_PODS, AGENT_PODS, JOB_PODS, DNS, POD, OUTSIDE)
 Flow = tuple[str, str, str, int]
 
 
@@ -102,7 +102,7 @@ def flows(objects: list[dict[str, Any]]) -> set[Flow]:
     return {
         (one.name, two.name, protocol, port)
         for (one, two), (protocol, port) in itertools.product(itertools.permutations(EVERYBODY, 2), _PORTS)
-        if {one, two} & {CONTROLLER_PODS, AGENT_PODS}
+        if {one, two} & {CONTROLLER_PODS, AGENT_PODS, JOB_PODS}
         and _admits(policies, "Egress", one, two, protocol, port)
         and _admits(policies, "Ingress", two, one, protocol, port)
     }
@@ -111,7 +111,7 @@ def flows(objects: list[dict[str, Any]]) -> set[Flow]:
 def documented() -> Iterator[Flow]:
     """Yield the flows of the page's table; who may come from anybody may come from each."""
     rows = re.findall(r"^\| ([a-z -]+) \| ([a-z -]+) \| (?:\w+ )?(\d+)/(TCP|UDP) \|", _PAGE.read_text(), re.MULTILINE)
-    assert len(rows) == 9
+    assert len(rows) == 11
     anybody = {each.name for each in EVERYBODY}
     cluster = anybody - {OUTSIDE.name}
     for one, two, port, protocol in rows:
@@ -123,11 +123,16 @@ def documented() -> Iterator[Flow]:
 
 def test_network_policies_admit_the_documented_flows_and_no_others(cluster: Cluster, tmp_path: Path) -> None:
     """Every pair, every port that could matter: what is admitted is what the page lists, seen from both ends."""
-    seen = flows(render(cluster, tmp_path, controller=CONTROLLER, agent=AGENT))
-    # What the page lets the controller reach on the API server's ports it may not reach where the other end is ours.
-    wanted = {flow for flow in documented() if flow[:2] != ("controller", "agent")}
-    # An agent may call the controller on its port alone; others on all that the page says of "anybody" and "any pod".
-    wanted -= {("agent", "controller", "TCP", 7444)}
+    own = {**CONTROLLER, "certificates": {}}
+    agents = {**AGENT, "bundles": {}}
+    seen = flows(render(cluster, tmp_path, controller=own, agent=agents, certificates={"create": True}))
+    ours = {"controller", "agent", "certificates"}
+    # What the page lets us reach on the API server's ports we may not reach where the other end is ours.
+    wanted = {flow for flow in documented() if not (set(flow[:2]) <= ours and flow[3] in (443, 6443))}
+    # Our pods may call the controller on its link alone, agents and job both; others on all that the page says of "any pod".
+    wanted = {flow for flow in wanted if not (flow[0] in ours and flow[3] == 7444)} - {
+        ("certificates", "controller", "TCP", 7443)
+    }
     assert seen == wanted
 
 

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from swingbus.bundle import format_bundle
-from swingbus.faults import SwingbusError
-from swingbus.rpc.roles import Role
-from swingbus_controller.adapters.pki import CertificateAuthority
+from swingbus.bundle import format_bundle, load_bundle, parse_bundle
+from swingbus_controller.main import main
 from swingbus_sim.cluster import node
 from swingbus_sim.cluster.loading import load_images
 from swingbus_sim.cluster.processes import run, wait_until
 from swingbus_sim.cluster.up import Cluster
 from swingbus_sim.demo_kube.manifests import (
-    IMAGE_USER,
-    certificates_secret,
     controller_values,
-    controller_volume,
     loaded_image,
 )
-from swingbus_sim.nvml.build import build_library, driver_environment
+from tests.cluster.charted import Site, give_volume, simulated_driver
+from tests.cluster.conftest import CHARTED
 from tests.cluster.gpus import NodeGpus, gpus_on_node
 from tests.cluster.pods import make_namespace, wait_gone
+from tests.cluster.rights import asked, covers, rights_of
+from tests.fakes.cert_manager import CertManager
 from tools.images.build import Built
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
 _CHART = Path(__file__).parents[2] / "charts" / "swingbus"
-_NAMESPACE = "charted"
+_NAMESPACE = CHARTED
 _HOST = f"swingbus-controller.{_NAMESPACE}.svc"
 _SITE = """
 [site]
@@ -99,94 +98,20 @@ print(json.dumps({"processes": found, "token": os.path.exists("/var/run/secrets/
 """
 
 
-class Site:
-    """The chart as it stands on a cluster."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.api = cluster.api
-        self.notes = ""
-
-    def helm(self, *words: str) -> str:
-        """Run helm on the release."""
-        return run((str(self.cluster.tools.path("helm")), f"--kubeconfig={self.cluster.kubeconfig}", *words))
-
-    def kubectl(self, *words: str) -> str:
-        """Run kubectl in the release's namespace."""
-        return self.cluster.kubectl("-n", _NAMESPACE, *words)
-
-    def rolled_out(self, workload: str) -> None:
-        """Wait until a workload stands; else say what its pods say."""
-        try:
-            self.kubectl("rollout", "status", workload, "--timeout=55s")
-        except SwingbusError as error:
-            pods = ("describe", "pods", "-lapp.kubernetes.io/name=swingbus")
-            logs = ("logs", workload, "--all-containers", "--tail=40")
-            pytest.fail(f"{error}\n{self.kubectl(*pods)}\n{self.kubectl(*logs)}", pytrace=False)
-
-    def pod(self, component: str) -> dict[str, Any]:
-        """Return a program's one pod that is not on its way out."""
-        found = json.loads(self.kubectl("get", "pods", f"-lapp.kubernetes.io/component={component}", "-o", "json"))
-        (pod,) = [each for each in found["items"] if "deletionTimestamp" not in each["metadata"]]
-        return dict(pod)
-
-    def metric(self, name: str, *labels: str) -> float | None:
-        """Return the controller's own word on something; None where it knows nothing of it."""
-        pod = self.pod("controller")["metadata"]["name"]
-        text = self.kubectl("get", "--raw", f"/api/v1/namespaces/{_NAMESPACE}/pods/{pod}:7444/proxy/metrics")
-        for line in text.splitlines():
-            words, _, value = line.rpartition(" ")
-            told, _, shown = words.partition("{")
-            if told == name and set(labels) <= set(shown.rstrip("}").split(",")):
-                return float(value)
-        return None
-
-
-def _secrets(site: Site, folder: Path) -> None:
-    """Make an authority as `swingbus-controller init` does, and give the cluster what the programs need of it: not the authority's key."""
-    now = datetime.now(UTC)
-    authority = CertificateAuthority.create(
-        folder / "pki", server_names=[_HOST], endpoint=f"{_HOST}:7443", now=now, days=30
-    )
-    bundle = folder / "real-1.bundle.toml"
-    bundle.write_text(format_bundle(authority.issue("real-1", Role.AGENT, now=now)))
-    site.cluster.kubectl(*certificates_secret(_NAMESPACE, folder / "pki"))
-    site.kubectl("create", "secret", "generic", "agent-bundles", f"--from-file={bundle}")
-    viewer = folder / "bundle.toml"
-    viewer.write_text(format_bundle(authority.issue("helm-test", Role.VIEWER, now=now)))
-    site.kubectl("create", "secret", "generic", "test-bundle", f"--from-file={viewer}")
-
-
-def _volume(site: Site, folder: str) -> None:
-    """Give the controller's claim a folder of the first node's own disk, as a storage class would."""
-    plan = site.cluster.real_nodes[0]
-    owner = (f"--owner={IMAGE_USER}", f"--group={IMAGE_USER}", "--mode=0700")
-    run((*node.entry(site.cluster.processes, plan), "install", "--directory", *owner, folder))
-    site.api.create("/api/v1/persistentvolumes", controller_volume(_NAMESPACE, Path(folder)))
-
-
 def _values(site: Site, gpus: NodeGpus, images: Mapping[str, Built]) -> dict[str, Any]:
-    library = build_library()
-    seen = driver_environment(Path("/run/swingbus-sim/shelf"), library=Path("/opt/swingbus-sim/nvml"), base={})
     first = site.cluster.real_nodes[0].name
     return {
-        "controller": controller_values(images["swingbus-controller"].recipe.image, _SITE, node=first),
-        "test": {"bundleSecretName": "test-bundle"},
+        "certificates": {"create": True, "names": ["swingbus.example"]},
+        "controller": {
+            **controller_values(images["swingbus-controller"].recipe.image, _SITE, node=first),
+            "certificates": {},
+        },
         "agent": {
             "enabled": True,
             "image": loaded_image(images["swingbus-agent"].recipe.image),
             "nodes": [{"name": first}],
             "config": _AGENT,
-            "bundles": {"secretName": "agent-bundles"},
-            "extraEnv": [{"name": name, "value": value} for name, value in seen.items()],
-            "extraVolumes": [
-                {"name": "nvml", "hostPath": {"path": str(library)}},
-                {"name": "shelf", "hostPath": {"path": str(gpus.host.shelf.path), "type": "File"}},
-            ],
-            "extraVolumeMounts": [
-                {"name": "nvml", "mountPath": "/opt/swingbus-sim/nvml", "readOnly": True},
-                {"name": "shelf", "mountPath": "/run/swingbus-sim/shelf"},
-            ],
+            **simulated_driver(gpus),
         },
     }
 
@@ -198,10 +123,9 @@ def site(
     """Return the chart with both programs, installed and rolled out, and two GPUs on the first node."""
     folder = tmp_path_factory.mktemp("site")
     load_images(real_cluster, [images[name].archive for name in ("swingbus-agent", "swingbus-controller")])
-    site = Site(real_cluster)
+    site = Site(real_cluster, _NAMESPACE)
     make_namespace(real_cluster.api, _NAMESPACE)
-    _secrets(site, folder)
-    _volume(site, "/var/lib/controller-volume")
+    give_volume(site, "/var/lib/controller-volume")
     with gpus_on_node(real_cluster, 1, folder, gpu_count=2) as gpus:
         gpus.host.shelf.path.chmod(0o666)  # as the device files of a real driver
         values = folder / "values.json"
@@ -236,6 +160,7 @@ def test_notes_say_the_next_step(site: Site) -> None:
     for words in (
         f"kubectl -n {_NAMESPACE} rollout status deployment/swingbus-controller",
         f"helm test swingbus -n {_NAMESPACE} --logs",
+        f"certificate issue --namespace {_NAMESPACE} --kubeconfig FILE --operator YOU --role admin",
         "controller.service.type is ClusterIP. Set LoadBalancer or NodePort",
         "kubectl label namespace NAME swingbus.io/power-gate=enabled",
     ):
@@ -309,18 +234,102 @@ def test_writing_agent_has_one_right_more_in_its_child_alone(site: Site) -> None
     assert children and set(children) == {(0, f"{1 << 21:016x}")}, rights
 
 
-def test_node_without_a_bundle_runs_no_agent_and_says_why(site: Site) -> None:
-    """One that is listed but was given no certificate stays at its first step; the others go on."""
+def _secret(site: Site, name: str) -> dict[str, str]:
+    data = site.api.get(f"/api/v1/namespaces/{_NAMESPACE}/secrets/{name}")["data"]
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def _said(site: Site, node_name: str, words: str) -> bool:
+    """Whether what hands a node's agent its certificate said something."""
+    pods = json.loads(site.kubectl("get", "pods", "-lapp.kubernetes.io/component=agent", "-o", "json"))["items"]
+    names = [pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName") == node_name]
+    return bool(names) and words in site.kubectl("logs", names[0], "-c", "join", "--ignore-errors")
+
+
+def _upgrade(site: Site, *words: str) -> str:
+    return site.helm("upgrade", "swingbus", str(_CHART), "-n", _NAMESPACE, "--reuse-values", *words)
+
+
+def test_node_that_is_added_gets_its_certificate_by_the_upgrade(site: Site) -> None:
+    """And what would end within the year told here is renewed; the authority stays, and its key is in no pod of the release."""
     second = site.cluster.real_nodes[1].name
+    before = _secret(site, "swingbus-controller-certificates")
     nodes = json.dumps([{"name": plan.name} for plan in site.cluster.real_nodes])
-    options = ("-n", _NAMESPACE, "--reuse-values", "--set-json", f"agent.nodes={nodes}")
-    site.helm("upgrade", "swingbus", str(_CHART), *options)
+    _upgrade(site, "--set-json", f"agent.nodes={nodes}", "--set", "certificates.renewWithinDays=400")
+    wait_until(lambda: _said(site, second, f": agent {second}, "), what="its certificate", timeout_s=60, poll_s=1.0)
+    after = _secret(site, "swingbus-controller-certificates")
+    assert after["ca.pem"] == before["ca.pem"] and after["server.pem"] != before["server.pem"]
+    assert sorted(_secret(site, "swingbus-agent-bundles")) == sorted(
+        f"{plan.name}.bundle.toml" for plan in site.cluster.real_nodes
+    )
+    pods = json.loads(site.kubectl("get", "pods", "-o", "json"))["items"]
+    assert pods and not any("swingbus-authority" in json.dumps(pod["spec"]) for pod in pods)
+    wait_until(lambda: _connected(site), what="the agent again", timeout_s=60, poll_s=0.5)
 
-    def said() -> bool:
-        pods = json.loads(site.kubectl("get", "pods", "-lapp.kubernetes.io/component=agent", "-o", "json"))["items"]
-        names = [pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName") == second]
-        return bool(names) and "cannot read the bundle /etc/swingbus/bundle.toml" in site.kubectl(
-            "logs", names[0], "-c", "join", "--ignore-errors"
-        )
 
-    wait_until(said, what="why there is no agent", timeout_s=60, poll_s=1.0)
+def test_job_of_certificates_has_the_rights_it_needs_and_no_others(site: Site) -> None:
+    """By the API server's record of what it asked for since the installation; afterwards its rights are gone."""
+    hooks = [each for each in yaml.safe_load_all(site.helm("get", "hooks", "swingbus", "-n", _NAMESPACE)) if each]
+    (role,) = [each for each in hooks if each["kind"] == "Role"]
+    rights = set(rights_of(role["rules"], role["metadata"]["name"], _NAMESPACE))
+    requests = {each for each in asked(site.cluster.layout.audit_log) if each.namespace == _NAMESPACE}
+    assert requests and not [each for each in requests if each.is_forbidden]
+    assert {right for right in rights if not any(covers(right, each) for each in requests)} == set()
+    assert {(each.verb, each.resource) for each in requests} == {(r.verb, r.resource) for r in rights}
+    for kind in ("serviceaccount", "role", "rolebinding", "networkpolicy", "job"):
+        assert site.kubectl("get", kind, "swingbus-certificates", "--ignore-not-found") == ""
+
+
+def test_person_gets_her_bundle_by_her_own_rights_and_an_agent_is_shut_out(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the notes say; the running controller refuses who was revoked, and an upgrade does not let that one in again."""
+    monkeypatch.chdir(tmp_path)
+    place = ("--namespace", _NAMESPACE, "--kubeconfig", str(site.cluster.kubeconfig))
+    assert main(["certificate", "issue", *place, "--operator", "dana", "--role", "admin"]) == 0
+    assert load_bundle(tmp_path / "dana.bundle.toml").endpoint == f"{_HOST}:7443"
+    first = site.cluster.real_nodes[0].name
+    bundle = parse_bundle(_secret(site, "swingbus-agent-bundles")[f"{first}.bundle.toml"])
+    assert main(["certificate", "deny", *place, "--serial", bundle.serial, "--reason", "stolen"]) == 0
+    # A kubelet looks at a pod's Secrets when it looks at the pod: now, not within its minute.
+    site.kubectl("annotate", "pod", site.pod("controller")["metadata"]["name"], "looked-at=now")
+
+    def is_refused() -> bool:
+        """Whether the agent is refused; where it got in before the list did it begins anew."""
+        name = site.pod_on(first)
+        if name and "CERTIFICATE_REVOKED" in site.kubectl("logs", name, "-c", "agent", "--ignore-errors"):
+            return True
+        if name and _connected(site):
+            site.kubectl("delete", "pod", name)
+        return False
+
+    wait_until(is_refused, what="its refusal", timeout_s=120, poll_s=2.0)
+    _upgrade(site)
+    assert _secret(site, "swingbus-agent-bundles")[f"{first}.bundle.toml"] == format_bundle(bundle)
+
+
+def test_release_goes_over_to_certificates_of_cert_manager(site: Site) -> None:
+    """Secrets as it makes them for controller, test and the first node: all go on; the second waits for its own, and says so."""
+    first, second = (plan.name for plan in site.cluster.real_nodes)
+    issuer = CertManager()
+    for name, files in {
+        "controller-tls": issuer.server(["swingbus-controller", _HOST]),
+        f"agent-tls-{first}": issuer.client(first, "swingbus:role:agent"),
+        "test-tls": issuer.client("helm-test", "swingbus:role:viewer", is_rsa=False),
+    }.items():
+        words = [f"--from-literal={key}={text}" for key, text in files.items()]
+        site.kubectl("create", "secret", "generic", name, *words)
+    _upgrade(
+        site,
+        *("--set", "certificates.create=false,controller.certificates.secretName=controller-tls"),
+        *("--set-json", 'controller.certificates.denied=["0badc0de"]'),
+        *("--set", "agent.bundles.tlsSecretPrefix=agent-tls-,test.tlsSecretName=test-tls"),
+    )
+    site.rolled_out("deployment/swingbus-controller")
+    for node_name in (second, first):  # one after the other, as an update goes
+        name = site.pod_on(node_name)
+        site.kubectl("delete", "pod", name, "--wait=false")
+    wait_until(lambda: _connected(site), what="the first node's agent", timeout_s=90, poll_s=0.5)
+    wait_until(lambda: _said(site, second, "has no tls."), what="what the second lacks", timeout_s=60, poll_s=1.0)
+    told = site.helm("test", "swingbus", "-n", _NAMESPACE, "--timeout=90s", "--logs")
+    assert "Phase:          Succeeded" in told and told.count(" serving") == 4, told

@@ -54,7 +54,8 @@ def release(cluster: Cluster, tmp_path: Path) -> Iterator[Release]:
     """Return a release in a namespace that has all that both programs need; afterwards nothing of it is there."""
     make_namespace(cluster.api, _NAMESPACE)
     made = Release(cluster, tmp_path)
-    made.secret("controller-certificates", "ca.pem", "server.pem", "endpoint.txt")
+    made.secret("controller-certificates", "ca.pem", "server.pem", "denied.txt")
+    made.secret("half-tls", "tls.crt", "ca.crt")
     made.secret("agent-bundles", *(f"{each['name']}.bundle.toml" for each in _nodes(made)))
     yield made
     assert made.objects() == []
@@ -101,6 +102,18 @@ _CASES: dict[str, tuple[dict[str, Any], str]] = {
     "certificates without a key": (
         {"controller": {**CONTROLLER, "certificates": {"secretName": "agent-bundles"}}},
         "the Secret agent-bundles in namespace refused has no key ca.pem",
+    ),
+    "half of cert-manager's Secret": (
+        {"controller": {**CONTROLLER, "certificates": {"secretName": "half-tls"}}},
+        "controller.certificates.secretName: the Secret half-tls in namespace refused has no key tls.key",
+    ),
+    "two deny lists": (
+        {"controller": {**CONTROLLER, "certificates": {"secretName": "controller-certificates", "denied": ["0a"]}}},
+        "controller.certificates.denied: the Secret controller-certificates has a denied.txt of its own",
+    ),
+    "no Secret of cert-manager's for the test": (
+        {"controller": CONTROLLER, "test": {"tlsSecretName": "half-tls"}},
+        "test.tlsSecretName: the Secret half-tls in namespace refused has no key tls.key",
     ),
     "no ConfigMap": (
         {"controller": {**without(CONTROLLER, "site"), "siteConfigMap": "my-site"}},
@@ -184,6 +197,14 @@ def test_node_without_a_bundle_is_named(release: Release) -> None:
         SwingbusError, match=f"the Secret few-bundles in namespace refused has no key {node}.bundle.toml"
     ):
         release.install(agent={**AGENT, "nodes": [{"name": node}], "bundles": {"secretName": "few-bundles"}})
+
+
+def test_node_without_cert_managers_secret_is_named(release: Release) -> None:
+    """The same of one Secret for each node."""
+    node = _nodes(release)[0]["name"]
+    agent = {**AGENT, "nodes": [{"name": node}], "bundles": {"tlsSecretPrefix": "agent-"}, "endpoint": "c.example:443"}
+    with pytest.raises(SwingbusError, match=f"agent.bundles.tlsSecretPrefix: there is no Secret agent-{node} in"):
+        release.install(agent=agent)
 
 
 def test_with_all_that_is_needed_nothing_is_refused(release: Release) -> None:

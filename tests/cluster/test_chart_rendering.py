@@ -12,12 +12,21 @@ import pytest
 from swingbus import __version__
 from swingbus.faults import SwingbusError
 from swingbus_agent.settings import load_settings
+from swingbus_controller.adapters.pki_records import parse_deny_list
 from swingbus_sim.cluster.up import Cluster
 from tests.cluster.chart import AGENT, CONTROLLER, template, without
 from tests.cluster.pods import make_namespace
 
 pytestmark = pytest.mark.cluster
 _NAMESPACE, _RESTRICTED = "rendered", "rendered-restricted"
+
+
+_OWN: dict[str, Any] = {**CONTROLLER, "certificates": {}}
+
+
+def _made(**values: Any) -> dict[str, Any]:
+    """Return values of a release whose certificates the chart's job makes."""
+    return {"certificates": {"create": True}, "controller": _OWN, **values}
 
 
 class Chart:
@@ -36,7 +45,7 @@ class Chart:
         own = [
             part
             for part in self.render(**values).split("\n---\n")
-            if "/controller.yaml" in part or "/agent.yaml" in part
+            if any(f"/{name}.yaml" in part for name in ("controller", "agent", "certificates", "check"))
         ]
         words = ("apply", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-")
         answer = json.loads(self._cluster.kubectl(*words, input_text="\n---\n".join(own)))
@@ -76,10 +85,14 @@ def test_programs_are_off_until_they_are_asked_for(chart: Chart) -> None:
     ("program", "missing", "words"),
     [
         ("controller", ("image", "repository"), "controller.image.repository is missing.*make images"),
-        ("controller", ("certificates", "secretName"), "controller.certificates.secretName is missing"),
+        (
+            "controller",
+            ("certificates", "secretName"),
+            "the controller has no certificates: set certificates.create=true",
+        ),
         ("controller", ("site",), "no site file: set controller.site"),
         ("agent", ("image", "repository"), "agent.image.repository is missing"),
-        ("agent", ("bundles", "secretName"), "agent.bundles.secretName is missing"),
+        ("agent", ("bundles", "secretName"), "agents have no certificates: set certificates.create=true"),
         ("agent", ("nodes",), "agent.nodes is empty"),
     ],
 )
@@ -110,6 +123,17 @@ def test_missing_value_is_told_with_the_next_step(
         ({"controller": {"service": {"port": 0}}}, "port"),
         ({"agent": {**AGENT, "nodes": [{"name": "gpu-1"}, {"name": "gpu-1"}]}}, "gpu-1 twice"),
         ({"agent": {**AGENT, "bundles": {"secretName": "b", "onHost": True}}}, "are both set: keep one"),
+        ({"agent": {**AGENT, "bundles": {"tlsSecretPrefix": "b-", "onHost": True}}}, "are both set: keep one"),
+        ({"agent": {**AGENT, "bundles": {"tlsSecretPrefix": "b-"}}}, "agent.endpoint is missing"),
+        ({"agent": {**AGENT, "bundles": {"onHost": True}, "endpoint": "c:1"}}, "agent.endpoint is of no use"),
+        ({"agent": {**AGENT, "endpoint": "https://c:1"}}, "endpoint"),
+        ({"certificates": {"create": True}}, "controller.enabled is off"),
+        (_made(controller=CONTROLLER), "certificates.create and controller.certificates.secretName are both set"),
+        (_made(agent=AGENT), "certificates.create and agent.bundles.secretName are both set"),
+        (_made(controller=_OWN | {"certificates": {"denied": ["0a"]}}), "certificate deny --namespace rendered"),
+        (_made(certificates={"create": True, "names": ["http://x"]}), "names"),
+        ({"controller": {**CONTROLLER, "certificates": {"denied": ["no serial"]}}}, "denied"),
+        (_made(test={"bundleSecretName": "a", "tlsSecretName": "b"}), "are both set: keep one"),
         ({"agent": {**AGENT, "config": "writes = true\n"}}, "sets `writes`, which the chart writes"),
         ({"agent": {**AGENT, "config": "[node]\nrun_as_user = 0\n"}}, r"has a table \[node\]"),
         ({"agent": {"user": 0}}, "user"),
@@ -234,6 +258,76 @@ def test_bundle_that_is_on_the_host_needs_no_secret(chart: Chart) -> None:
     assert [volume["name"] for volume in pod["volumes"]] == ["config", "state", "pod-resources"]
 
 
+def _arguments(workload: dict[str, Any]) -> list[str]:
+    spec = _pod(workload)
+    found: list[str] = (spec.get("initContainers") or spec["containers"])[0]["args"]
+    return found
+
+
+def test_job_makes_what_the_release_needs(chart: Chart) -> None:
+    """For each agent that takes its bundle from the cluster, and for the test unless it has one of its own; at every name that is told."""
+    agent = {**AGENT, "bundles": {}}
+    told = {"create": True, "names": ["c.example", "10.0.0.5"], "days": 90, "renewWithinDays": 30}
+    objects = chart.objects(**_made(agent=agent, certificates=told))
+    job = objects["Job/swingbus-certificates"]
+    host = f"swingbus-controller.{_NAMESPACE}.svc"
+    assert _arguments(job) == [
+        "certificate",
+        "provide",
+        f"--namespace={_NAMESPACE}",
+        f"--endpoint={host}:7443",
+        f"--name={host}",
+        "--name=c.example",
+        "--name=10.0.0.5",
+        "--agent=gpu-1",
+        "--agent=gpu-2",
+        "--viewer=helm-test",
+        "--days=90",
+        "--renew-within=30",
+    ]
+    (pki,) = [
+        volume for volume in _pod(objects["Deployment/swingbus-controller"])["volumes"] if volume["name"] == "pki"
+    ]
+    assert pki["secret"]["secretName"] == "swingbus-controller-certificates"
+    (bundles,) = [v for v in _pod(objects["DaemonSet/swingbus-agent"])["volumes"] if v["name"] == "bundles"]
+    assert bundles["secret"]["secretName"] == "swingbus-agent-bundles"
+    assert objects["Pod/swingbus-test"]["spec"]["volumes"][0]["secret"]["secretName"] == "swingbus-test-bundle"
+    on_host = chart.objects(**_made(agent={**agent, "bundles": {"onHost": True}}, test={"bundleSecretName": "mine"}))
+    words = _arguments(on_host["Job/swingbus-certificates"])
+    assert not [word for word in words if word.startswith(("--agent", "--viewer"))]
+    assert "Job/swingbus-certificates" not in chart.objects(controller=CONTROLLER)
+
+
+def test_secrets_of_cert_manager_are_taken_as_they_are(chart: Chart) -> None:
+    """The controller's whole, each node's under its name, revoked serials beside it; the endpoint is this release's or as told."""
+    agent = {**AGENT, "bundles": {"tlsSecretPrefix": "agent-"}}
+    own = {**CONTROLLER, "certificates": {"secretName": "controller-tls", "denied": ["0A:1b", "ff"]}}
+    objects = chart.objects(controller=own, agent=agent, test={"tlsSecretName": "test-tls"})
+    (pki,) = [
+        volume for volume in _pod(objects["Deployment/swingbus-controller"])["volumes"] if volume["name"] == "pki"
+    ]
+    assert [next(iter(source.values()))["name"] for source in pki["projected"]["sources"]] == [
+        "controller-tls",
+        "swingbus-controller-denied",
+    ]
+    text = objects["ConfigMap/swingbus-controller-denied"]["data"]["denied.txt"]
+    assert parse_deny_list(text, "denied") == {"a1b", "ff"}
+    workload = objects["DaemonSet/swingbus-agent"]
+    (bundles,) = [volume for volume in _pod(workload)["volumes"] if volume["name"] == "bundles"]
+    assert [
+        (each["secret"]["name"], each["secret"]["items"][1]["path"]) for each in bundles["projected"]["sources"]
+    ] == [
+        ("agent-gpu-1", "gpu-1/tls.key"),
+        ("agent-gpu-2", "gpu-2/tls.key"),
+    ]
+    here = f"swingbus-controller.{_NAMESPACE}.svc:7443"
+    assert _arguments(workload)[1] == "/etc/swingbus/tls" and _arguments(workload)[-1] == f"--endpoint={here}"
+    test = objects["Pod/swingbus-test"]["spec"]
+    assert test["containers"][0]["args"][:2] == ["--bundle=/etc/swingbus/client", f"--endpoint={here}"]
+    elsewhere = chart.objects(agent={**agent, "endpoint": "c.example:443"})["DaemonSet/swingbus-agent"]
+    assert _arguments(elsewhere)[-1] == "--endpoint=c.example:443"
+
+
 def test_node_that_is_added_restarts_nobody_where_labels_choose(chart: Chart) -> None:
     """Chosen by name, the names are part of the pod; a changed file is a new pod in any case."""
 
@@ -254,6 +348,7 @@ def test_controller_is_allowed_where_only_restricted_pods_are(chart: Chart) -> N
     """By the API server's own judgement; the agent, which sees its host, is not."""
     for name, values, refusal in (
         ("Deployment/swingbus-controller", {"controller": CONTROLLER}, None),
+        ("Job/swingbus-certificates", _made(), None),
         ("DaemonSet/swingbus-agent", {"agent": AGENT}, "hostPID"),
     ):
         template = chart.objects(**values)[name]["spec"]["template"]

@@ -67,4 +67,5 @@ def test_wrong_names_lift_nobody(cluster: Cluster, capsys: pytest.CaptureFixture
     assert is_gated(cluster.api.get(f"{_PODS}/fourth"))
     assert _gate(cluster, "lift", "--reason", "x") == 2
     assert _gate(cluster, "lift", f"{_NAMESPACE}/fourth", "--all", "--reason", "x") == 2
+    assert _gate(cluster, "lift", f"{_NAMESPACE}/fourth", "--as-group", "swingbus:break-glass", "--reason", "x") == 2
     assert is_gated(cluster.api.get(f"{_PODS}/fourth"))

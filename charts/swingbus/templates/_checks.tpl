@@ -9,7 +9,13 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- include "swingbus.checkNamespace" . }}
 {{- with .Values.controller }}
 {{- if .enabled }}
-{{- include "swingbus.checkSecret" (list $ .certificates.secretName "controller.certificates.secretName" (list "ca.pem" "server.pem" "endpoint.txt")) }}
+{{- with .certificates.secretName }}
+{{- $isForeign := hasKey (dig "data" dict (lookup "v1" "Secret" $.Release.Namespace .)) "tls.crt" }}
+{{- include "swingbus.checkSecret" (list $ . "controller.certificates.secretName" (ternary (list "tls.crt" "tls.key" "ca.crt") (list "ca.pem" "server.pem") $isForeign)) }}
+{{- end }}
+{{- if and .certificates.denied (hasKey (dig "data" dict (lookup "v1" "Secret" $.Release.Namespace .certificates.secretName)) "denied.txt") }}
+{{- fail (printf "controller.certificates.denied: the Secret %s has a denied.txt of its own: write the serials there" .certificates.secretName) }}
+{{- end }}
 {{- if .siteConfigMap }}
 {{- $found := lookup "v1" "ConfigMap" $.Release.Namespace .siteConfigMap }}
 {{- if not (hasKey (dig "data" dict $found) "site.toml") }}
@@ -27,13 +33,22 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- if and $.Values.test.bundleSecretName $.Release.IsInstall }}
 {{- include "swingbus.checkSecret" (list $ $.Values.test.bundleSecretName "test.bundleSecretName" (list "bundle.toml")) }}
 {{- end }}
+{{- if and $.Values.test.tlsSecretName $.Release.IsInstall }}
+{{- include "swingbus.checkSecret" (list $ $.Values.test.tlsSecretName "test.tlsSecretName" (list "tls.crt" "tls.key" "ca.crt")) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.agent }}
 {{- if .enabled }}
 {{- $here := list }}
 {{- range .nodes }}{{ if lookup "v1" "Node" "" .name }}{{ $here = append $here .name }}{{ end }}{{ end }}
-{{- if not .bundles.onHost }}
+{{- if and .bundles.tlsSecretPrefix $.Release.IsInstall }}
+{{- $prefix := .bundles.tlsSecretPrefix }}
+{{- range $here }}
+{{- include "swingbus.checkSecret" (list $ (printf "%s%s" $prefix .) "agent.bundles.tlsSecretPrefix" (list "tls.crt" "tls.key" "ca.crt")) }}
+{{- end }}
+{{- end }}
+{{- if .bundles.secretName }}
 {{- $bundles := list }}
 {{- if $.Release.IsInstall }}
 {{- range $here }}{{ $bundles = append $bundles (printf "%s.bundle.toml" .) }}{{ end }}
@@ -55,11 +70,11 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- $root := index . 0 }}{{ $name := index . 1 }}{{ $value := index . 2 }}
 {{- $found := lookup "v1" "Secret" $root.Release.Namespace $name }}
 {{- if not $found }}
-{{- fail (printf "%s: there is no Secret %s in namespace %s: make it first (docs/kubernetes.md, The two programs)" $value $name $root.Release.Namespace) }}
+{{- fail (printf "%s: there is no Secret %s in namespace %s: make it first (docs/certificates.md)" $value $name $root.Release.Namespace) }}
 {{- end }}
 {{- range index . 3 }}
 {{- if not (hasKey (dig "data" dict $found) .) }}
-{{- fail (printf "%s: the Secret %s in namespace %s has no key %s (docs/kubernetes.md, The two programs)" $value $name $root.Release.Namespace .) }}
+{{- fail (printf "%s: the Secret %s in namespace %s has no key %s (docs/certificates.md)" $value $name $root.Release.Namespace .) }}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -48,3 +48,21 @@ matchLabels:
 {{- define "swingbus.isOurMiner" -}}
 (request.userInfo.username == {{ include "swingbus.controllerUser" . | squote }} && request.namespace == {{ .Values.miners.namespace | squote }} && object.metadata.?labels.orValue({})[?'swingbus.io/tenant'].orValue('') == 'mining')
 {{- end -}}
+
+{{/* host:port of this release's controller, from within the cluster. */}}
+{{- define "swingbus.ownEndpoint" -}}
+swingbus-controller.{{ .Release.Namespace }}.svc:{{ .Values.controller.service.port }}
+{{- end -}}
+
+{{/* Secrets with certificates: yours, or what the chart's job makes (templates/certificates.yaml); the test's may be none. */}}
+{{- define "swingbus.controllerSecret" -}}
+{{ ternary "swingbus-controller-certificates" .Values.controller.certificates.secretName .Values.certificates.create }}
+{{- end -}}
+
+{{- define "swingbus.agentsSecret" -}}
+{{ ternary "swingbus-agent-bundles" .Values.agent.bundles.secretName .Values.certificates.create }}
+{{- end -}}
+
+{{- define "swingbus.testSecret" -}}
+{{ .Values.test.tlsSecretName | default .Values.test.bundleSecretName | default (ternary "swingbus-test-bundle" "" .Values.certificates.create) }}
+{{- end -}}

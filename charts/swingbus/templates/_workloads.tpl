@@ -52,8 +52,14 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- fail (printf "the site file's [kubernetes] has namespace %q (default \"swingbus-system\"), the release is in %q: its lease would be out of reach; write namespace = %q there" $told $namespace $namespace) }}
 {{- end }}
 {{- end }}
-{{- if not .certificates.secretName }}
-{{- fail "controller.certificates.secretName is missing: put ca.pem, server.pem and endpoint.txt of `swingbus-controller init` into a Secret (docs/kubernetes.md) and name it here" }}
+{{- if and $.Values.certificates.create .certificates.secretName }}
+{{- fail "certificates.create and controller.certificates.secretName are both set: keep one" }}
+{{- end }}
+{{- if and $.Values.certificates.create .certificates.denied }}
+{{- fail (printf "controller.certificates.denied is for certificates of yours; with certificates.create: swingbus-controller certificate deny --namespace %s --serial SERIAL --reason WHY" $namespace) }}
+{{- end }}
+{{- if not (or $.Values.certificates.create .certificates.secretName) }}
+{{- fail "the controller has no certificates: set certificates.create=true, or make a Secret (docs/certificates.md) and name it in controller.certificates.secretName" }}
 {{- end }}
 {{- if and .site .siteConfigMap }}
 {{- fail "controller.site and controller.siteConfigMap are both set: keep one" }}
@@ -70,11 +76,24 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- if not .nodes }}
 {{- fail "agent.nodes is empty: list the GPU nodes, each by the name that its agent has in the site file and in its certificate" }}
 {{- end }}
-{{- if and .bundles.secretName .bundles.onHost }}
-{{- fail "agent.bundles.secretName and agent.bundles.onHost are both set: keep one" }}
+{{- $ways := list }}
+{{- if .bundles.secretName }}{{ $ways = append $ways "agent.bundles.secretName" }}{{ end }}
+{{- if .bundles.tlsSecretPrefix }}{{ $ways = append $ways "agent.bundles.tlsSecretPrefix" }}{{ end }}
+{{- if .bundles.onHost }}{{ $ways = append $ways "agent.bundles.onHost" }}{{ end }}
+{{- if gt (len $ways) 1 }}
+{{- fail (printf "%s are both set: keep one" (join " and " (slice $ways 0 2))) }}
 {{- end }}
-{{- if not (or .bundles.secretName .bundles.onHost) }}
-{{- fail "agent.bundles.secretName is missing: put each node's bundle into a Secret as NODE.bundle.toml (docs/kubernetes.md) and name it here" }}
+{{- if and $.Values.certificates.create (or .bundles.secretName .bundles.tlsSecretPrefix) }}
+{{- fail (printf "certificates.create and %s are both set: keep one" (first $ways)) }}
+{{- end }}
+{{- if not (or $ways $.Values.certificates.create) }}
+{{- fail "agents have no certificates: set certificates.create=true, or put each node's bundle into a Secret as NODE.bundle.toml (docs/certificates.md) and name it in agent.bundles.secretName" }}
+{{- end }}
+{{- if and .bundles.tlsSecretPrefix (not .endpoint) (not $.Values.controller.enabled) }}
+{{- fail "agent.endpoint is missing: with agent.bundles.tlsSecretPrefix and no controller in this release nothing says where the controller is" }}
+{{- end }}
+{{- if and .bundles.onHost .endpoint }}
+{{- fail "agent.endpoint is of no use with agent.bundles.onHost: say it on each host (swingbus-agent join --endpoint HOST:PORT)" }}
 {{- end }}
 {{- $seen := dict }}
 {{- $texts := list .config }}

@@ -53,6 +53,13 @@ class ControllerMetrics:
         )
         self._meter_state = gauge("feeder_meter_live", "Whether a feeder's meter is live (1) or not (0).", "feeder")
         self._unattributed_ratio = gauge("site_unattributed_ratio", "Share of metered power that no device explains.")
+        self._own_end = gauge(
+            "controller_certificate_expiry_timestamp_seconds", "When the certificate ends that the controller shows."
+        ).labels(site)
+        self._agents_end = gauge(
+            "agents_certificate_expiry_timestamp_seconds",
+            "When the first certificate ends of the agents that are heard.",
+        )
         self._devices = gauge("bank_devices", "Devices of a bank by observed mode.", "agent", "bank", "mode")
         self._bank_power = gauge("bank_power_watts", "Sum of a bank's newest device readings.", "agent", "bank")
         self._waiting_pods = gauge("pool_waiting_pods", "Pods that wait behind the gate.", "pool")
@@ -110,6 +117,7 @@ class ControllerMetrics:
         _replace(self._metered, {key: reading.metered_w for key, reading in live.items()})
         _replace(self._attributed, {key: reading.attributed_w for key, reading in feeders.items()})
         _replace(self._unattributed, {key: reading.unattributed_w for key, reading in live.items()})
+        _replace(self._agents_end, {(self._site,): snapshot.agents_certificate_expire_unix_s})
         _replace(self._unattributed_ratio, {(self._site,): snapshot.unattributed_ratio})
         _replace(self._bank_power, {(self._site, *key): bank.power_w for key, bank in snapshot.banks.items()})
         _replace(
@@ -120,6 +128,10 @@ class ControllerMetrics:
                 for mode, count in bank.modes.items()
             },
         )
+
+    def show_certificate(self, end_unix_s: float) -> None:
+        """Show when the certificate ends that the controller shows now."""
+        self._own_end.set(end_unix_s)
 
     def show_pools(self, pools: Mapping[str, PoolWords], now_unix_s: float) -> None:
         """Show what is said of each pool; pools that are gone are shown no more."""

@@ -61,6 +61,11 @@ class ServerFiles:
         return ServerIdentity(ca_pem=ca_pem, certificate_pem=certificate_pem, key_pem=key_pem)
 
 
+def end_unix_s(identity: ServerIdentity) -> float:
+    """Return when a server's certificate ends."""
+    return x509.load_pem_x509_certificates(identity.certificate_pem.encode("ascii"))[0].not_valid_after_utc.timestamp()
+
+
 def _parts(text: str) -> tuple[str, str]:
     """Return certificate and key of a file that holds one after the other."""
     key = _KEY.search(text)

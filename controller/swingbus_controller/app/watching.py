@@ -31,6 +31,8 @@ class FleetSnapshot:
     feeders: Mapping[str, FeederReading]
     banks: Mapping[tuple[str, str], BankLook]
     unattributed_ratio: float | None
+    # Of the agents that are heard, the certificate that ends first.
+    agents_certificate_expire_unix_s: float | None
     revision: int
     epoch: int
 
@@ -62,6 +64,14 @@ def look(fleet: Fleet, log: EventLog, now_s: float) -> FleetSnapshot:
         feeders=feeders,
         banks=banks,
         unattributed_ratio=ratio,
+        agents_certificate_expire_unix_s=min(
+            (
+                view.certificate_expire_unix_s
+                for name, view in fleet.agents.items()
+                if states[name].value == "live" and view.certificate_expire_unix_s is not None
+            ),
+            default=None,
+        ),
         revision=log.newest_revision(),
         epoch=log.epoch,
     )

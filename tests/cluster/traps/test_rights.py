@@ -3,83 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.kube.ours import MINERS, SYSTEM
-from tests.benchmarks.kube.resting import audit_events
+from tests.cluster.rights import asked, covers, granted
 from tests.cluster.traps.site import STILL, TrapSite
 from tests.cluster.traps.work import ON_GRID, ON_QUIET, budget, delete, deployment, make, scale, spec
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-_RBAC = "/apis/rbac.authorization.k8s.io/v1"
 _PAGE = Path(__file__).parents[3] / "docs" / "kubernetes.md"
 # The head of the page's table of what is granted though these flows do not need it, each with its reason.
 _KEPT = "| not used in every run |"
-
-
-@dataclass(frozen=True, order=True)
-class Right:
-    """One verb on one resource of one role. `namespace` is empty for a role of the whole cluster."""
-
-    role: str
-    namespace: str
-    resource: str
-    verb: str
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, and whether it was refused for want of a right."""
-
-    namespace: str
-    resource: str
-    verb: str
-    name: str
-    is_forbidden: bool
-
-
-def granted(site: TrapSite) -> Iterator[Right]:
-    """Yield what the chart's roles allow the controller's account."""
-    api = site.cluster.api
-    bindings = api.get(f"{_RBAC}/clusterrolebindings")["items"] + api.get(f"{_RBAC}/rolebindings")["items"]
-    for binding in bindings:
-        subjects = [(s.get("namespace"), s["name"]) for s in binding.get("subjects", [])]
-        if (SYSTEM, "swingbus-controller") not in subjects:
-            continue
-        namespace, role = binding["metadata"].get("namespace", ""), binding["roleRef"]["name"]
-        path = f"{_RBAC}/namespaces/{namespace}/roles/{role}" if namespace else f"{_RBAC}/clusterroles/{role}"
-        for rule in api.get(path)["rules"]:
-            for group in rule["apiGroups"]:
-                for resource in rule["resources"]:
-                    full = f"{group}/{resource}".lstrip("/")
-                    for verb in rule["verbs"]:
-                        for name in rule.get("resourceNames", [""]):
-                            yield Right(role, namespace, full, verb, name)
-
-
-def asked(log: Path) -> set[Request]:
-    """Return what the audit log says."""
-    found: set[Request] = set()
-    for event in audit_events(log.read_text(encoding="utf-8").splitlines(keepends=True)):
-        target = event.get("objectRef")
-        if target is None:
-            continue  # discovery, which everybody may ask for
-        resource = "/".join(filter(None, (target.get("apiGroup"), target["resource"], target.get("subresource"))))
-        is_forbidden = event.get("responseStatus", {}).get("code") == 403
-        found.add(Request(target.get("namespace", ""), resource, event["verb"], target.get("name", ""), is_forbidden))
-    return found
-
-
-def covers(right: Right, request: Request) -> bool:
-    """Tell whether a right allows a request."""
-    is_where = right.namespace in ("", request.namespace)
-    is_what = (right.resource, right.verb) == (request.resource, request.verb)
-    return is_where and is_what and right.name in ("", request.name)
 
 
 def documented() -> set[tuple[str, str]]:
@@ -108,7 +44,10 @@ def test_every_right_is_used_and_none_is_missing(site: TrapSite) -> None:
     finally:
         site.set_pool(STILL, mode="Auto")
         delete(site, "PodDisruptionBudget", "stays")
-    rights, requests = set(granted(site)), asked(site.cluster.layout.audit_log)
+    rights, requests = (
+        set(granted(site.cluster.api, SYSTEM, "swingbus-controller")),
+        asked(site.cluster.layout.audit_log),
+    )
     assert {right.namespace for right in rights} == {"", MINERS, SYSTEM}
     refused = sorted({(r.verb, r.resource, r.namespace) for r in requests if r.is_forbidden})
     assert not refused, f"asked for without a right: {refused}"

@@ -31,6 +31,14 @@ from swingbus_controller.adapters.kubernetes.resources import JSON, ApiCall
 _REFUSED = 401
 
 
+@dataclass(frozen=True, slots=True)
+class ActAs:
+    """Whom a person acts as, by the right to impersonate; the server's audit log names both."""
+
+    user: str
+    groups: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionSettings:
     """Args:
@@ -39,6 +47,7 @@ class ConnectionSettings:
     call_timeout_s: a whole call, its body included; for a stream until its header.
     connect_timeout_s: of it, until the connection stands.
     answer_bytes_at_most: a page of 500 pods has some 1.5 MB.
+    act_as: somebody else's name, where the server lets us.
     """
 
     connections_at_most: int = 100
@@ -47,6 +56,7 @@ class ConnectionSettings:
     connect_timeout_s: float = 5.0
     answer_bytes_at_most: int = 64 * 1024 * 1024
     user_agent: str = "swingbus-controller"
+    act_as: ActAs | None = None
 
 
 class ApiConnection:
@@ -153,14 +163,17 @@ class ApiConnection:
     async def _open(self, call: ApiCall, authorization: str | None) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("the connection is used outside of its block")
-        headers = {
-            "Accept": JSON,
-            "Accept-Encoding": "identity",  # gzip would cost both sides more than a local network does
-            "Content-Type": call.content_type,
-            "User-Agent": self._settings.user_agent,
-        }
+        headers = [
+            ("Accept", JSON),
+            ("Accept-Encoding", "identity"),  # gzip would cost both sides more than a local network does
+            ("Content-Type", call.content_type),
+            ("User-Agent", self._settings.user_agent),
+        ]
+        if (other := self._settings.act_as) is not None:
+            headers.append(("Impersonate-User", other.user))
+            headers += [("Impersonate-Group", group) for group in other.groups]
         if authorization is not None:
-            headers["Authorization"] = authorization
+            headers.append(("Authorization", authorization))
         limits = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_s)
         try:
             response = await self._session.request(
