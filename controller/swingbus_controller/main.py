@@ -41,6 +41,7 @@ from swingbus_controller.adapters.metrics import ControllerMetrics, serve_metric
 from swingbus_controller.adapters.pki_records import DenyListFile
 from swingbus_controller.adapters.server_files import ServerFiles, end_unix_s
 from swingbus_controller.adapters.storage.database import set_aside
+from swingbus_controller.adapters.storage.holding import JournalHold
 from swingbus_controller.adapters.storage.journal import SqliteJournal
 from swingbus_controller.adapters.storage.telemetry import SqliteTelemetry
 from swingbus_controller.api import fleet_service, link_service, market_service, refused_capacity
@@ -54,6 +55,7 @@ from swingbus_controller.app.market_board import MarketBoard
 from swingbus_controller.app.rebuild import rebuild
 from swingbus_controller.app.recorder import Recorder
 from swingbus_controller.app.watching import watch_fleet
+from swingbus_controller.backup_commands import mount as mount_backup
 from swingbus_controller.checking import describe
 from swingbus_controller.domain.fleet.fleet import Fleet
 from swingbus_controller.domain.planning.market import MarketBook
@@ -77,6 +79,7 @@ _EXAMPLES = """examples:
   swingbus-controller check --config site.toml             # read the site file, show the power tree; starts nothing
   swingbus-controller run --config site.toml               # watch the site (authority observe is the default)
   swingbus-controller certificate issue --agent edge-1     # one bundle to carry over
+  swingbus-controller backup journal.backup                # a copy of the journal, while it runs
 """
 
 
@@ -92,6 +95,7 @@ class Controller:
         self._exits = ExitStack()
         settings = configuration.controller
         with ExitStack() as undo:
+            undo.callback(JournalHold(settings.data_dir, alone=False).close)
             self.journal, self.telemetry = open_storage(
                 settings.data_dir, clock.now().strftime("damaged-%Y%m%dT%H%M%S"), adopt_empty=adopt_empty
             )
@@ -284,8 +288,9 @@ def open_storage(data_dir: Path, suffix: str, *, adopt_empty: bool) -> tuple[Sql
     journal_path, telemetry_path = data_dir / "journal.sqlite", data_dir / "telemetry.sqlite"
     if telemetry_path.exists() and not journal_path.exists() and not adopt_empty:
         raise WrongState(
-            f"{journal_path} is missing although {telemetry_path.name} is there: the record of grants is lost. Restore it from a "
-            "copy, or start with --adopt-empty: every bank then counts at its ceiling until evidence shows less.",
+            f"{journal_path} is missing although {telemetry_path.name} is there: the record of grants is lost. Put a "
+            "backup in its place with `swingbus-controller restore`, or start with --adopt-empty: every bank then counts at its ceiling "
+            "until evidence shows less.",
             reason="JOURNAL_MISSING",
             metadata={"path": str(journal_path)},
         )
@@ -414,6 +419,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_config(check)
     check.set_defaults(run=_check)
+    mount_backup(commands)
     mount_pki(commands)
     mount_gate(commands)
     return parser

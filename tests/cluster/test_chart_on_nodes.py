@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import sqlite3
+import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from swingbus_sim.demo_kube.manifests import (
 from tests.cluster.charted import Site, give_volume, simulated_driver
 from tests.cluster.conftest import CHARTED
 from tests.cluster.gpus import NodeGpus, gpus_on_node
+from tests.cluster.operations_page import commands_under
 from tests.cluster.pods import make_namespace, wait_gone
 from tests.cluster.rights import asked, covers, rights_of
 from tests.fakes.cert_manager import CertManager
@@ -208,6 +213,44 @@ def test_controller_goes_on_from_its_volume(site: Site) -> None:
     site.rolled_out("deployment/swingbus-controller")
     wait_until(lambda: (site.metric("swingbus_journal_revision") or 0) > before, what="its journal", timeout_s=30)
     wait_until(lambda: _connected(site), what="the agent again", timeout_s=60, poll_s=0.5)
+
+
+def _as_the_page_says(site: Site, folder: Path, heading: str) -> str:
+    """Run the commands of docs/operations.md for a cluster in this release's namespace; return what they print."""
+    script = commands_under(heading, "In a cluster").replace("swingbus-system", _NAMESPACE)
+    environment = {**os.environ, **site.cluster.environment()}
+    done = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_journal_is_backed_up_and_put_back_as_the_page_says(site: Site, tmp_path: Path) -> None:
+    """Root is read-only and the image has neither shell nor tar: the page's own commands bring a copy out and in again."""
+    wait_until(lambda: _connected(site), what="a live agent", timeout_s=60, poll_s=0.5)
+    _as_the_page_says(site, tmp_path, "Back up")
+    backup = tmp_path / "journal.backup"
+    with closing(sqlite3.connect(backup)) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        (revision,) = copy.execute("SELECT max(revision) FROM entries").fetchone()
+    try:
+        said = _as_the_page_says(site, tmp_path, "Put back")
+    finally:  # else the claim can't go either
+        site.kubectl("delete", "pod", "swingbus-restore", "--ignore-not-found", "--now")
+        site.kubectl("scale", "deployment/swingbus-controller", "--replicas=1")
+    assert f"restored the journal of site tx1 to event {revision} of" in said, said
+    assert "is kept: /var/lib/swingbus/data/journal.sqlite.replaced-" in said, said
+    site.rolled_out("deployment/swingbus-controller")
+    wait_until(lambda: _connected(site), what="the agent again", timeout_s=60, poll_s=0.5)
+    # Its epoch is on the axis of Unix seconds from now on.
+    assert (site.metric("swingbus_controller_epoch") or 0) > 1_700_000_000
 
 
 def test_agent_goes_on_from_its_state_folder(site: Site) -> None:

@@ -62,7 +62,7 @@ from swingbus_controller.domain.power.guard import GuardPlan, exceeded_feeders, 
 from swingbus_controller.domain.power.limits import Limit
 from swingbus_controller.domain.power.reports import Marker
 from swingbus_controller.domain.power.settle import NotSettled, SettleReason
-from swingbus_controller.domain.site.curtailment import OVER, Curtailment, SeenWindow, advance, rebased
+from swingbus_controller.domain.site.curtailment import OVER, Curtailment, SeenWindow, advance, rebased, unproven
 from swingbus_controller.domain.site_state import SiteState, payload
 from swingbus_controller.ports.journal import Journal, JournalEntry
 
@@ -149,6 +149,7 @@ class SiteEngine:
             if moved != order:
                 entries.append(self._curtailment_entry(moved, "curtailment_rebased"))
                 entries.append(self.limit_entry(moved.feeder, moved.limit(), author=moved.author))
+            entries += self._doubt_proof(moved)
         axis = axis_at(self._boot_id, now_s=now_s, now_unix_s=now_unix_s)
         for flip in self.state.open_flips():
             on_axis = rebased_flip(flip, axis, now_s=now_s)
@@ -249,10 +250,16 @@ class SiteEngine:
         self._to_greet = set(self._greeted)
 
     def meet_authority(self) -> None:
-        """Take up what an admin ordered: CONTROL begins a new epoch, since nobody was fenced and every grant ran out meanwhile."""
+        """Take up what an admin ordered: CONTROL begins a new epoch, since nobody was fenced and every grant ran out meanwhile.
+
+        Below it nobody looks at curtailments, so none is called proven.
+        """
         if self.state.authority is Authority.CONTROL:
             self._began_s = self._clock.boottime_s()
             self._begin_anew(JournalTrust.UNPROVEN)
+            return
+        doubts = [self._doubt_proof(order) for order in self.state.open_curtailments()]
+        self.recorder.record(*(entry for entries in doubts for entry in entries))
 
     def note_marker(self, agent: str, marker: int, now_s: float) -> None:
         """Let the ledger count what the link has sent, so that the next marker after an Applied is truly a later one."""
@@ -536,6 +543,13 @@ class SiteEngine:
         """Return the entry that sets a limit."""
         return self.recorder.budget(
             LimitSet(feeder=feeder, limit=limit, at_s=self._clock.boottime_s()), author=author, reason=reason
+        )
+
+    def _doubt_proof(self, order: Curtailment) -> list[JournalEntry]:
+        """Return the entry that takes back what was proven of a curtailment, none where nothing was."""
+        doubted = unproven(order)
+        return (
+            [] if doubted == order else [self._curtailment_entry(doubted, f"curtailment_{doubted.state.value.lower()}")]
         )
 
     def _curtailment_entry(self, order: Curtailment, kind: str) -> JournalEntry:

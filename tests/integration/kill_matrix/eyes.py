@@ -151,6 +151,13 @@ class Eyes:
         )
         await self._ask(lambda: self._capacity.SetFeederLimit(request, timeout=RPC_S))
 
+    async def set_authority(self, authority: fleet_pb2.Authority) -> None:
+        """Say what Swingbus may do."""
+        request = capacity_service_pb2.SetAuthorityRequest(
+            name=SITE, authority=authority, options=_options("everything is set again")
+        )
+        await self._ask(lambda: self._capacity.SetAuthority(request, timeout=RPC_S))
+
     async def curtail(self, limit_w: float, *, notice_s: float, duration_s: float) -> str:
         """Order a curtailment of the grid feeder; return its name."""
         request = capacity_service_pb2.StartCurtailmentRequest(

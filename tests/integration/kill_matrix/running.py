@@ -258,6 +258,23 @@ class TinySite:
             (newest,) = target.execute("SELECT max(revision) FROM entries").fetchone()
         return int(newest)
 
+    def back_up(self, to: Path) -> int:
+        """Copy the journal as an operator does, while the controller runs; return its newest revision."""
+        self._command("backup", str(to), "--data-dir", str(self.journal.parent))
+        with contextlib.closing(sqlite3.connect(to)) as copy:
+            (newest,) = copy.execute("SELECT max(revision) FROM entries").fetchone()
+        return int(newest)
+
+    def restore(self, backup: Path) -> str:
+        """Put a backup in the journal's place as an operator does; return what was said."""
+        return self._command("restore", str(backup), "--data-dir", str(self.journal.parent))
+
+    def _command(self, *words: str) -> str:
+        command = [sys.executable, "-m", "swingbus_controller.main", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60.0, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def remove_journal(self) -> None:
         """Lose the journal."""
         for tail in ("", "-wal", "-shm"):

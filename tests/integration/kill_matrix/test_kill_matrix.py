@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from swingbus.fleet.v1alpha import fleet_pb2
 from swingbus_sim.control import ask
 from tests.integration.kill_matrix.files import ASICS, GPUS, TTL_S
 from tests.integration.kill_matrix.running import CONTROLLER, OVER, Ending, TinySite, phase_of
@@ -36,6 +37,7 @@ pytestmark = [
 MINERS = 4
 BOUND_S = 60.0
 CURTAILED_TO_W = 18_500.0
+LOWERED_TO_W = 20_000.0
 NOTICE_S, CURTAILED_FOR_S = 2.0, 26.0
 # Longer than three missed reports: the agent's banks are DARK meanwhile.
 SHORT_STOP_S, LONG_STOP_S = 4.0, TTL_S + 2.0
@@ -315,6 +317,43 @@ async def test_controller_with_an_old_journal_is_found_out_and_comes_to_rest(sit
             await site.calm(BOUND_S)
     assert any(e.kind == "journal_doubted" for e in site.eyes.events)
     await recovered(site, await site.mode())
+
+
+async def test_controller_on_a_backup_waits_for_a_person_and_breaks_nothing(site: TinySite, tmp_path: Path) -> None:
+    """Flips, grants and a lower limit came after the backup: it writes nothing until they are set again, then all obey it."""
+    await site.bring_miners_to(MINERS)
+    await site.bring_gpus_to("mining")
+    backup = tmp_path / "journal.backup"
+    revision = site.back_up(backup)
+    await site.bring_gpus_to("inference")
+    await site.eyes.set_limit("grid", LOWERED_TO_W)
+    await site.calm(BOUND_S)
+    site.kill(CONTROLLER)
+    killed_s = time.monotonic()
+    said = site.restore(backup)
+    assert "limit_set feeders/grid by chief" in said and "authority is advise" in said
+    site.eyes.rewind(revision)
+    site.start_controller()
+    restored_unix_s = time.time()
+    # Grants run out: the agents are at their safe share, and nothing that was asleep woke.
+    most = (await site.mining_count(), len(site.tenants()))
+    while time.monotonic() < killed_s + LONG_STOP_S + 5.0:
+        now = (await site.mining_count(), len(site.tenants()))
+        assert now <= most, f"{now} work, {most} did"
+        most = now
+        await asyncio.sleep(0.2)
+    assert most[0] == 0, "the miners' grant ran out, and they mine"
+    assert not any(site.grants_since(bank, restored_unix_s) for bank in (ASICS, GPUS))
+    with timed(site, "controller-on-a-backup", "controls again"):
+        await site.eyes.set_limit("grid", LOWERED_TO_W)
+        await site.eyes.set_authority(fleet_pb2.AUTHORITY_CONTROL)
+        await site.calm(BOUND_S)
+        assert all(site.grants_since(bank, restored_unix_s) for bank in (ASICS, GPUS))
+        await site.bring_gpus_to("inference")
+    assert await site.true_w() <= LOWERED_TO_W
+    await site.eyes.set_limit("grid", None)
+    await site.bring_miners_to(MINERS)
+    await recovered(site, "inference")
 
 
 @pytest.mark.parametrize("harm", ["old", "lost", "torn"])

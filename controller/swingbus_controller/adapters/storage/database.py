@@ -74,8 +74,8 @@ def open_database(
 def damaged(path: Path, error: Exception) -> WrongState:
     """Return the fault for a file that is not whole."""
     return WrongState(
-        f"{path} is damaged ({error}). Restore it from a copy, or start again with --adopt-empty: the file is then moved aside "
-        "and, for the journal, every bank counts at its ceiling until evidence shows less.",
+        f"{path} is damaged ({error}). Put a copy in its place (the journal: `swingbus-controller restore`), or start again with "
+        "--adopt-empty: the file is then moved aside and, for the journal, every bank counts at its ceiling until evidence shows less.",
         reason="DATABASE_DAMAGED",
         metadata={"path": str(path)},
     )

@@ -17,7 +17,7 @@ from swingbus.faults import HistoryCompacted, Unreachable, WrongState
 from swingbus_controller.adapters.storage.database import damaged, open_database
 from swingbus_controller.ports.journal import JournaledEntry, JournalEntry
 
-_VERSION = 1
+JOURNAL_VERSION = 1
 _PAGE_ROWS = 500
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS term (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, instance TEXT NOT NULL,
@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS entries (revision INTEGER PRIMARY KEY AUTOINCREMENT, 
   facts TEXT NOT NULL, payload TEXT);
 CREATE INDEX IF NOT EXISTS entries_by_kind ON entries (kind, revision);
 """
-_COLUMNS = "revision, epoch, at_unix_s, kind, subject, author, reason, message, facts, payload"
+ENTRY_COLUMNS = "revision, epoch, at_unix_s, kind, subject, author, reason, message, facts, payload"
 
 
 class SqliteJournal:
@@ -38,7 +38,7 @@ class SqliteJournal:
         """Open or make the file; `was_created` tells whether there was none. Raises WrongState where it is damaged."""
         self.path = path
         self.was_created = not path.exists()
-        self._db = open_database(path, _SCHEMA, version=_VERSION, check=True)
+        self._db = open_database(path, _SCHEMA, version=JOURNAL_VERSION, check=True)
         self._epoch: int | None = None
         self._newest = self._read_newest()
         self._waiters: set[asyncio.Future[None]] = set()
@@ -90,7 +90,7 @@ class SqliteJournal:
             if stored != self._epoch:
                 raise self._fenced(int(stored), str(instance))
             self._db.executemany(
-                f"INSERT INTO entries ({_COLUMNS.removeprefix('revision, ')}) VALUES (?,?,?,?,?,?,?,?,?)", rows
+                f"INSERT INTO entries ({ENTRY_COLUMNS.removeprefix('revision, ')}) VALUES (?,?,?,?,?,?,?,?,?)", rows
             )
             newest = self._read_newest()
         self._newest = newest
@@ -105,10 +105,11 @@ class SqliteJournal:
         while left is None or left > 0:
             page = _PAGE_ROWS if left is None else min(_PAGE_ROWS, left)
             rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE revision > ? ORDER BY revision LIMIT ?", (after_revision, page)
+                f"SELECT {ENTRY_COLUMNS} FROM entries WHERE revision > ? ORDER BY revision LIMIT ?",
+                (after_revision, page),
             ).fetchall()
             for row in rows:
-                yield self._entry(row)
+                yield read_entry(row, self.path)
             if len(rows) < page:
                 return
             after_revision = int(rows[-1][0])
@@ -134,10 +135,10 @@ class SqliteJournal:
             parameters.extend(kinds)
         order = "DESC" if newest_first else "ASC"
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM entries WHERE {' AND '.join(where)} ORDER BY revision {order} LIMIT ?",
+            f"SELECT {ENTRY_COLUMNS} FROM entries WHERE {' AND '.join(where)} ORDER BY revision {order} LIMIT ?",
             (*parameters, limit),
         ).fetchall()
-        return [self._entry(row) for row in rows]
+        return [read_entry(row, self.path) for row in rows]
 
     def newest_revision(self) -> int:
         """Return the newest revision, 0 in an empty journal."""
@@ -187,22 +188,24 @@ class SqliteJournal:
     def _transaction(self) -> _Immediate:
         return _Immediate(self._db, self.path)
 
-    def _entry(self, row: tuple[Any, ...]) -> JournaledEntry:
-        revision, epoch, at_unix_s, kind, subject, author, reason, message, facts, payload = row
-        try:
-            entry = JournalEntry(
-                kind=kind,
-                subject=subject,
-                author=author,
-                reason=reason,
-                message=message,
-                at_unix_s=at_unix_s,
-                facts=json.loads(facts),
-                payload=None if payload is None else json.loads(payload),
-            )
-        except ValueError as error:
-            raise damaged(self.path, error) from error
-        return JournaledEntry(revision=int(revision), epoch=int(epoch), entry=entry)
+
+def read_entry(row: tuple[Any, ...], path: Path) -> JournaledEntry:
+    """Return what a row of ENTRYENTRY_COLUMNS says. Raises WrongState where it is damaged."""
+    revision, epoch, at_unix_s, kind, subject, author, reason, message, facts, payload = row
+    try:
+        entry = JournalEntry(
+            kind=kind,
+            subject=subject,
+            author=author,
+            reason=reason,
+            message=message,
+            at_unix_s=at_unix_s,
+            facts=json.loads(facts),
+            payload=None if payload is None else json.loads(payload),
+        )
+    except ValueError as error:
+        raise damaged(path, error) from error
+    return JournaledEntry(revision=int(revision), epoch=int(epoch), entry=entry)
 
 
 class _Immediate:

@@ -110,6 +110,16 @@ def rebased(curtailment: Curtailment, *, boot_id: str, now_s: float, now_unix_s:
     )
 
 
+def unproven(curtailment: Curtailment) -> Curtailment:
+    """Return the order as a controller's term begins with it: what was proven before has to be shown by readings of now.
+
+    Without this an older journal, or one of a controller below CONTROL, would go on to say CURTAILED while nobody looks.
+    """
+    if curtailment.state is not CurtailmentState.CURTAILED:
+        return curtailment
+    return replace(curtailment, state=CurtailmentState.SHEDDING)
+
+
 def advance(
     curtailment: Curtailment,
     *,
