@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,16 @@ class Site:
         """Run helm on the release."""
         return run((str(self.cluster.tools.path("helm")), f"--kubeconfig={self.cluster.kubeconfig}", *words))
 
-    def kubectl(self, *words: str) -> str:
+    def helm_test(self) -> str:
+        """Run the release's own test and return what it said; where it failed say that."""
+        try:
+            return self.helm("test", "swingbus", "-n", self.namespace, "--timeout=50s", "--logs")
+        except SwingbusError as error:
+            pytest.fail(f"{error}\n{self.kubectl('logs', 'swingbus-test', '--ignore-errors')}", pytrace=False)
+
+    def kubectl(self, *words: str, input_text: str | None = None) -> str:
         """Run kubectl in the release's namespace."""
-        return self.cluster.kubectl("-n", self.namespace, *words)
+        return self.cluster.kubectl("-n", self.namespace, *words, input_text=input_text)
 
     def rolled_out(self, workload: str) -> None:
         """Wait until a workload stands; else say what its pods say."""
@@ -57,6 +65,18 @@ class Site:
             if pod["spec"].get("nodeName") == node_name and "deletionTimestamp" not in pod["metadata"]
         ]
         return names[0] if names else ""
+
+    def secret(self, name: str) -> dict[str, str]:
+        """Return a Secret's files."""
+        data = self.api.get(f"/api/v1/namespaces/{self.namespace}/secrets/{name}")["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def limit_w(self) -> float:
+        """Return the site's limit as the running controller has it, asked in its own pod by the viewer of `helm test`."""
+        ask = ("exec", "-i", "deployment/swingbus-controller", "--", "/usr/local/bin/swingctl", "--bundle=/dev/stdin")
+        words = (*ask, "--endpoint=localhost:7443", "site", "show", "--output=json")
+        told = self.kubectl(*words, input_text=self.secret("swingbus-test-bundle")["bundle.toml"])
+        return float(json.loads(told)["site"]["limit_w"])
 
     def metric(self, name: str, *labels: str) -> float | None:
         """Return the controller's own word on something; None where it knows nothing of it."""

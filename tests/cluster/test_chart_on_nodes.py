@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sqlite3
@@ -176,7 +175,7 @@ def test_notes_say_the_next_step(site: Site) -> None:
 def test_helm_test_asks_for_health_and_reasons(site: Site) -> None:
     """The release's own test runs as a pod, with a viewer's certificate, and sees services and the bank."""
     wait_until(lambda: _connected(site), what="a live agent", timeout_s=60, poll_s=0.5)
-    told = site.helm("test", "swingbus", "-n", _NAMESPACE, "--timeout=90s", "--logs")
+    told = site.helm_test()
     assert "Phase:          Succeeded" in told
     assert told.count(" serving") == 4 and "real-1/h100" in told, told
 
@@ -277,9 +276,19 @@ def test_writing_agent_has_one_right_more_in_its_child_alone(site: Site) -> None
     assert children and set(children) == {(0, f"{1 << 21:016x}")}, rights
 
 
-def _secret(site: Site, name: str) -> dict[str, str]:
-    data = site.api.get(f"/api/v1/namespaces/{_NAMESPACE}/secrets/{name}")["data"]
-    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+def test_limit_that_is_changed_in_the_values_reaches_the_controller_that_runs(site: Site, tmp_path: Path) -> None:
+    """By the kubelet that swaps the ConfigMap's files under it; a controller that only watches the site takes it from a new pod."""
+    file = tmp_path / "site.toml"
+    for limit_w, is_new in ((40_000, True), (31_000, False)):
+        text = _SITE.replace('authority = "observe"', 'authority = "advise"')
+        file.write_text(text.replace("limit_w = 40000", f"limit_w = {limit_w}"))
+        before = site.pod("controller")["metadata"]["name"]
+        _upgrade(site, "--set-file", f"controller.site={file}")
+        site.rolled_out("deployment/swingbus-controller")
+        name = site.pod("controller")["metadata"]["name"]
+        assert (name != before) == is_new
+        site.kubectl("annotate", "--overwrite", "pod", name, f"looked-at={limit_w}")  # or it takes the kubelet a minute
+        wait_until(lambda w=limit_w: site.limit_w() == w, what=f"{limit_w} W", timeout_s=120, poll_s=1.0)  # type: ignore[misc]
 
 
 def _said(site: Site, node_name: str, words: str) -> bool:
@@ -296,13 +305,13 @@ def _upgrade(site: Site, *words: str) -> str:
 def test_node_that_is_added_gets_its_certificate_by_the_upgrade(site: Site) -> None:
     """And what would end within the year told here is renewed; the authority stays, and its key is in no pod of the release."""
     second = site.cluster.real_nodes[1].name
-    before = _secret(site, "swingbus-controller-certificates")
+    before = site.secret("swingbus-controller-certificates")
     nodes = json.dumps([{"name": plan.name} for plan in site.cluster.real_nodes])
     _upgrade(site, "--set-json", f"agent.nodes={nodes}", "--set", "certificates.renewWithinDays=400")
     wait_until(lambda: _said(site, second, f": agent {second}, "), what="its certificate", timeout_s=60, poll_s=1.0)
-    after = _secret(site, "swingbus-controller-certificates")
+    after = site.secret("swingbus-controller-certificates")
     assert after["ca.pem"] == before["ca.pem"] and after["server.pem"] != before["server.pem"]
-    assert sorted(_secret(site, "swingbus-agent-bundles")) == sorted(
+    assert sorted(site.secret("swingbus-agent-bundles")) == sorted(
         f"{plan.name}.bundle.toml" for plan in site.cluster.real_nodes
     )
     pods = json.loads(site.kubectl("get", "pods", "-o", "json"))["items"]
@@ -332,10 +341,10 @@ def test_person_gets_her_bundle_by_her_own_rights_and_an_agent_is_shut_out(
     assert main(["certificate", "issue", *place, "--operator", "dana", "--role", "admin"]) == 0
     assert load_bundle(tmp_path / "dana.bundle.toml").endpoint == f"{_HOST}:7443"
     first = site.cluster.real_nodes[0].name
-    bundle = parse_bundle(_secret(site, "swingbus-agent-bundles")[f"{first}.bundle.toml"])
+    bundle = parse_bundle(site.secret("swingbus-agent-bundles")[f"{first}.bundle.toml"])
     assert main(["certificate", "deny", *place, "--serial", bundle.serial, "--reason", "stolen"]) == 0
     # A kubelet looks at a pod's Secrets when it looks at the pod: now, not within its minute.
-    site.kubectl("annotate", "pod", site.pod("controller")["metadata"]["name"], "looked-at=now")
+    site.kubectl("annotate", "--overwrite", "pod", site.pod("controller")["metadata"]["name"], "looked-at=now")
 
     def is_refused() -> bool:
         """Whether the agent is refused; where it got in before the list did it begins anew."""
@@ -348,7 +357,7 @@ def test_person_gets_her_bundle_by_her_own_rights_and_an_agent_is_shut_out(
 
     wait_until(is_refused, what="its refusal", timeout_s=120, poll_s=2.0)
     _upgrade(site)
-    assert _secret(site, "swingbus-agent-bundles")[f"{first}.bundle.toml"] == format_bundle(bundle)
+    assert site.secret("swingbus-agent-bundles")[f"{first}.bundle.toml"] == format_bundle(bundle)
 
 
 def test_release_goes_over_to_certificates_of_cert_manager(site: Site) -> None:
@@ -374,5 +383,5 @@ def test_release_goes_over_to_certificates_of_cert_manager(site: Site) -> None:
         site.kubectl("delete", "pod", name, "--wait=false")
     wait_until(lambda: _connected(site), what="the first node's agent", timeout_s=90, poll_s=0.5)
     wait_until(lambda: _said(site, second, "has no tls."), what="what the second lacks", timeout_s=60, poll_s=1.0)
-    told = site.helm("test", "swingbus", "-n", _NAMESPACE, "--timeout=90s", "--logs")
+    told = site.helm_test()
     assert "Phase:          Succeeded" in told and told.count(" serving") == 4, told

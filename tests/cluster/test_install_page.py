@@ -1,22 +1,19 @@
-"""docs/install-kubernetes.md as a new user follows it: its blocks, as they are printed, on a cluster with real kubelets.
-
-Not run is the block `images`: there is no registry here, so the archives that it copies are put on the nodes by hand.
-"""
+"""docs/install-kubernetes.md as a new user follows it: its blocks, as they are printed, on a cluster with real kubelets and a registry."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from swingbus_sim.cluster.loading import load_images
 from swingbus_sim.cluster.processes import wait_until
+from swingbus_sim.cluster.registry import COMMANDS, end_registry, start_registry, write_skopeo
+from swingbus_sim.cluster.requirements import find_command, install_commands
 from swingbus_sim.cluster.up import Cluster
 from tests.cluster.charted import Site, give_volume, simulated_driver
 from tests.cluster.gpus import gpus_on_node
@@ -79,12 +76,16 @@ class Shell:
 @pytest.fixture(scope="module")
 def site(
     real_cluster: Cluster, images: Mapping[str, Built], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Site, Shell]]:
+) -> Iterator[tuple[Site, Shell, str]]:
     """Return a cluster as the page wants it, with one GPU node, and a user's shell in a checkout's place."""
+    install_commands(COMMANDS, print)
+    if lacks := [command for command in COMMANDS if find_command(command) is None]:
+        pytest.skip(f"not here: {', '.join(lacks)} (a registry, and what copies images into it)")
     site, folder = Site(real_cluster, _NAMESPACE), tmp_path_factory.mktemp("page") / "checkout"
     folder.mkdir()
-    (folder / "charts").symlink_to(_ROOT / "charts")
-    load_images(real_cluster, [images[name].archive for name in ("swingbus-agent", "swingbus-controller")])
+    for each in _ROOT.iterdir():
+        (folder / each.name).symlink_to(each)
+    assert images  # built once, as `make images` does; the page's own finds them as they are
     first = real_cluster.real_nodes[0].name
     real_cluster.kubectl("label", "node", first, "nvidia.com/gpu.present=true")
     give_volume(site, "/var/lib/page-volume", size="25Gi")
@@ -104,16 +105,18 @@ def site(
         tools.mkdir()
         for name in ("helm", "kubectl"):
             (tools / name).symlink_to(real_cluster.tools.path(name))
-        venv = Path(sys.executable).parent
+        write_skopeo(real_cluster, tools)
         environment = {
-            "PATH": f"{tools}:{venv}:/usr/bin:/bin",
+            "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(folder.parent),
             "USER": "ada",
             "KUBECONFIG": str(real_cluster.kubeconfig),
         }
+        registry = start_registry(real_cluster)
         try:
-            yield site, Shell(folder, environment)
+            yield site, Shell(folder, environment), registry
         finally:
+            end_registry(real_cluster)
             subprocess.run(("pkill", "-f", "port-forward service/swingbus-controller"), check=False)
             real_cluster.kubectl("label", "node", first, "nvidia.com/gpu.present-")
             real_cluster.kubectl("delete", "pv/swingbus-controller", "--wait=false")
@@ -134,13 +137,14 @@ def test_ten_commands_are_enough() -> None:
     assert wanted[-1].endswith("site show")
 
 
-def test_blocks_of_the_page_do_what_it_says(site: tuple[Site, Shell]) -> None:
+def test_blocks_of_the_page_do_what_it_says(site: tuple[Site, Shell, str]) -> None:
     """Installed, live watts at the first look; a limit lowered and taken back; gone, and nobody waits for it; then forgotten."""
-    release, shell = site
+    release, shell, registry = site
     page = blocks()
-    shell.run(page["where"].replace("registry.example.com/swingbus", "swingbus.invalid"))
+    shell.run(page["where"].replace("registry.example.com", registry))
     assert shell.environment["NODE"] == release.cluster.real_nodes[0].name and shell.environment["GPUS"] == str(_GPUS)
-    assert "12" in shell.run(page["site"])
+    shell.run(page["images"])
+    assert "12.0 kW" in shell.run(page["site"])
     shell.run(page["values"])
     told = shell.run(page["install"])
     shown = told.splitlines()[-40:]
@@ -149,9 +153,9 @@ def test_blocks_of_the_page_do_what_it_says(site: tuple[Site, Shell]) -> None:
     assert "live" in looked and "Phase:          Succeeded" in looked, looked
 
     shell.run(page["upgrade"])
-    wait_until(lambda: _limit(shell) == 11_000, what="the lower limit", timeout_s=120, poll_s=1.0)
+    wait_until(lambda: release.limit_w() == 11_000, what="the lower limit", timeout_s=60, poll_s=1.0)
     shell.run(page["rollback"])
-    wait_until(lambda: _limit(shell) == 12_000, what="the limit of before", timeout_s=120, poll_s=1.0)
+    wait_until(lambda: release.limit_w() == 12_000, what="the limit of before", timeout_s=60, poll_s=1.0)
 
     make_namespace(release.api, _CUSTOMERS)
     release.cluster.kubectl("label", "namespace", _CUSTOMERS, "swingbus.io/power-gate=enabled")
@@ -163,14 +167,6 @@ def test_blocks_of_the_page_do_what_it_says(site: tuple[Site, Shell]) -> None:
     assert _left(release) == {"customresourcedefinition", "persistentvolumeclaim", "secret"}
     shell.run(page["forget"])
     assert _left(release) == set()
-
-
-def _limit(shell: Shell) -> float | None:
-    """Return the site's limit as the running controller has it; None while there is none."""
-    forward = "kubectl -n swingbus-system port-forward service/swingbus-controller 7443 > /dev/null 2>&1 & \n"
-    ask = "for i in 1 2 3 4 5; do sleep 1; swingctl site show --output json && break; done; kill %1"
-    found = re.search(r'"limit_w": ([\d.]+)', shell.run(f"pkill -f port-forward || true\nset -m\n{forward}{ask}"))
-    return float(found[1]) if found else None
 
 
 def _left(release: Site) -> set[str]:

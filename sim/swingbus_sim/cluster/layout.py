@@ -18,6 +18,7 @@ HOME_VARIABLE = "SWINGBUS_CLUSTER_HOME"
 
 # Inside the namespaces only, so the same for every cluster. The host gets none of these addresses.
 CONTROL_ADDRESS = "10.90.0.1"
+REGISTRY_ADDRESS = f"{CONTROL_ADDRESS}:5000"
 SERVICE_RANGE = "10.92.0.0/16"
 API_SERVICE_ADDRESS = "10.92.0.1"
 POD_RANGE = "10.91.0.0/16"

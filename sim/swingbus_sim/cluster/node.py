@@ -14,7 +14,7 @@ from swingbus.faults import InvalidInput, WrongState
 from swingbus_sim.cluster import cgroups, network, node_files
 from swingbus_sim.cluster.control_plane import ControlPlane
 from swingbus_sim.cluster.images import write_base_image
-from swingbus_sim.cluster.layout import Layout, NodePlan
+from swingbus_sim.cluster.layout import REGISTRY_ADDRESS, Layout, NodePlan
 from swingbus_sim.cluster.node_files import CONTAINERD_SOCKET
 from swingbus_sim.cluster.processes import SYSTEM_PATH, Processes, children, run
 from swingbus_sim.cluster.requirements import HIDDEN_IN_NODES
@@ -131,8 +131,13 @@ def _start_containerd(control: ControlPlane, plan: NodePlan) -> None:
     networks = folder / "cni"
     networks.mkdir()
     (networks / "10-pods.conflist").write_text(node_files.pod_network(plan))
+    # The one that a cluster may have on its bridge (`registry`).
+    registries = folder / "registries"
+    hosts = registries / REGISTRY_ADDRESS / "hosts.toml"
+    hosts.parent.mkdir(parents=True)
+    hosts.write_text(node_files.registry_hosts(REGISTRY_ADDRESS))
     config = folder / "containerd.toml"
-    config.write_text(node_files.containerd_config(folder, networks, control.tools.folders()))
+    config.write_text(node_files.containerd_config(folder, networks, registries, control.tools.folders()))
     _start_on(control, plan, "containerd", (str(control.tools.path("containerd")), f"--config={config}"))
 
 

@@ -33,8 +33,17 @@ def pod_network(plan: NodePlan) -> str:
     return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, {"type": "loopback"}]})
 
 
-def containerd_config(folder: Path, networks: Path, programs: tuple[Path, ...]) -> str:
-    """Return containerd.toml: our own image as sandbox, our own CNI plugins, the system's runc."""
+def registry_hosts(address: str) -> str:
+    """Return containerd's file on a registry without TLS."""
+    return f'server = "http://{address}"\n[host."http://{address}"]\ncapabilities = ["pull", "resolve"]\n'
+
+
+def containerd_config(folder: Path, networks: Path, registries: Path, programs: tuple[Path, ...]) -> str:
+    """Return containerd.toml: our own image as sandbox, our own CNI plugins, the system's runc.
+
+    Args:
+        registries: a folder for each host:port that is not asked over TLS.
+    """
     runtime = "plugins.'io.containerd.cri.v1.runtime'"
     images = "plugins.'io.containerd.cri.v1.images'"
     return f"""\
@@ -48,6 +57,8 @@ address = "{CONTAINERD_SOCKET}"
 path = "{folder / "opt"}"
 [{images}]
 snapshotter = "{_snapshotter(folder)}"
+[{images}.registry]
+config_path = "{registries}"
 [{images}.pinned_images]
 sandbox = "{BASE_IMAGE}"
 [{runtime}]

@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from swingbus.faults import SwingbusError
@@ -44,7 +44,7 @@ def prepare_for_nodes(say: Callable[[str], None]) -> None:
     """Give the machine what real nodes lack, where this can be done (root; apt-get); elsewhere `missing_for_nodes` says what to do."""
     if os.geteuid() == 0:
         _allow_watchers(say)
-        _install_packages(say)
+        install_commands(_COMMANDS, say)
 
 
 def _allow_watchers(say: Callable[[str], None]) -> None:
@@ -58,9 +58,10 @@ def _allow_watchers(say: Callable[[str], None]) -> None:
         say(f"fs.inotify.max_user_instances stays as it is: {error}")
 
 
-def _install_packages(say: Callable[[str], None]) -> None:
-    packages = sorted({package for command, package in _COMMANDS.items() if find_command(command) is None})
-    if not packages or shutil.which("apt-get") is None:
+def install_commands(commands: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Install, as root on Debian, what is not there of these commands, each with the package that has it; elsewhere do nothing."""
+    packages = sorted({package for command, package in commands.items() if find_command(command) is None})
+    if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     say(f"installing {' '.join(packages)} (for real nodes)")
     environment = ("env", "DEBIAN_FRONTEND=noninteractive")
