@@ -215,7 +215,9 @@ async def test_server_that_is_away_for_a_minute_changes_nothing(rig: FollowRig) 
         await rig.until_synced()
         await rig.go_away()
         await rig.until(lambda: set(cluster.troubles()) == set(KINDS))
-        before = cluster.state.revision_count  # not sooner: a real cluster's other objects change while it is still there
+        before = (
+            cluster.state.revision_count
+        )  # not sooner: a real cluster's other objects change while it is still there
         await asyncio.sleep(A_MINUTE_S)
         assert set(cluster.troubles()) == set(KINDS)
         assert rig.pods() == {"there"} and cluster.state.is_synced
