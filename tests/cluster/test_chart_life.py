@@ -84,6 +84,16 @@ class Life:
                 return dict(pod)
         return None
 
+    def priority_of(self, pod: Mapping[str, Any]) -> tuple[str, int]:
+        """Return a pod's class and what that came to."""
+        return pod["spec"]["priorityClassName"], pod["spec"]["priority"]
+
+    def classes(self) -> list[str]:
+        """Return the priority classes of the release."""
+        words = ("-l", "app.kubernetes.io/name=swingbus", "-o", "name")
+        found = self.cluster.kubectl("get", "priorityclasses", *words).split()
+        return sorted(each.rpartition("/")[2] for each in found)
+
     def wait(self, so: Callable[[], bool], what: str) -> None:
         """Wait until it is so; where it never is, say what is there instead."""
         try:
@@ -225,6 +235,7 @@ def test_release_is_upgraded_rolled_back_and_taken_away(life: Life) -> None:
     second = life.wait_other(first["metadata"]["uid"])
     life.wait_tenants(inference=3)
     assert life.epoch() == epoch + 1
+    assert life.priority_of(second) == ("swingbus-controller", 800_000_000)
     flips = {each["name"]: each["phase"] for each in life.swingctl("flip", "list")["flips"]}
     life.wait(lambda: not life.swingctl("flip", "list", "--open")["flips"], "no flip is open")
     assert open_flips <= set(flips), "flips of the time before are still known"
@@ -235,6 +246,8 @@ def test_release_is_upgraded_rolled_back_and_taken_away(life: Life) -> None:
     third = life.wait_other(second["metadata"]["uid"])
     life.wait_tenants(inference=1)
     assert life.epoch() == epoch + 2
+    assert life.priority_of(third) == ("system-cluster-critical", 2_000_000_000)
+    assert life.classes() == ["swingbus-miner"], "a class that nobody asks for any more is gone"
     life.helm("upgrade", "swingbus", str(CHART), "-f", str(life.values))
     life.wait_other(third["metadata"]["uid"])
     assert life.epoch() == epoch + 3

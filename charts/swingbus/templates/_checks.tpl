@@ -7,8 +7,10 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- if lookup "v1" "Namespace" "" "kube-system" }}
 {{- include "swingbus.checkDefinition" . }}
 {{- include "swingbus.checkNamespace" . }}
+{{- include "swingbus.checkPriorityClass" (list "miners.priorityClass" .Values.miners.priorityClass .Release.IsInstall) }}
 {{- with .Values.controller }}
 {{- if .enabled }}
+{{- include "swingbus.checkPriorityClass" (list "controller.priorityClass" .priorityClass true) }}
 {{- include "swingbus.checkSecret" (list $ .certificates.secretName "controller.certificates.secretName" (list "ca.pem" "server.pem" "endpoint.txt")) }}
 {{- if .siteConfigMap }}
 {{- $found := lookup "v1" "ConfigMap" $.Release.Namespace .siteConfigMap }}
@@ -31,6 +33,7 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- end }}
 {{- with .Values.agent }}
 {{- if .enabled }}
+{{- include "swingbus.checkPriorityClass" (list "agent.priorityClass" .priorityClass true) }}
 {{- $here := list }}
 {{- range .nodes }}{{ if lookup "v1" "Node" "" .name }}{{ $here = append $here .name }}{{ end }}{{ end }}
 {{- if not .bundles.onHost }}
@@ -60,6 +63,20 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- range index . 3 }}
 {{- if not (hasKey (dig "data" dict $found) .) }}
 {{- fail (printf "%s: the Secret %s in namespace %s has no key %s (docs/kubernetes.md, The two programs)" $value $name $root.Release.Namespace .) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses a PriorityClass that pods would miss, or that can't become what is asked for: (list VALUE CLASS MUST-BE-THERE). */}}
+{{- define "swingbus.checkPriorityClass" -}}
+{{- $value := index . 0 }}{{ $class := index . 1 }}
+{{- if $class.name }}
+{{- $found := lookup "scheduling.k8s.io/v1" "PriorityClass" "" $class.name }}
+{{- if and (index . 2) (not $class.create) (not $found) }}
+{{- fail (printf "%s.create is off, and this cluster has no PriorityClass %s: make it, name another (kubectl get priorityclasses), or set %s.create=true" $value $class.name $value) }}
+{{- end }}
+{{- if and $class.create $found (ne (int64 $found.value) (int64 $class.value)) }}
+{{- fail (printf "%s.value is %d, and the PriorityClass %s of this cluster has %d, which never changes: keep that value, or give another %s.name" $value (int64 $class.value) $class.name (int64 $found.value) $value) }}
 {{- end }}
 {{- end }}
 {{- end -}}
