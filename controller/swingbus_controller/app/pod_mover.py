@@ -136,7 +136,7 @@ class PodMover:
             if refusal.reason == "VERB_FORBIDDEN":  # not where the token is worth nothing: that is told elsewhere
                 self._desk.blockings.note_not_deleted(ref, str(refusal), self._clock.boottime_s())
             raise
-        return replace(outcome, budget=kept_by, is_overruled=True)
+        return replace(outcome, budget=kept_by, is_overruled=outcome.answer is CallAnswer.TAKEN)
 
     def _take(self, sight: BankSight, move: PodMove, outcome: CallOutcome, key: PodMove | tuple[str, int]) -> None:
         now_s = self._clock.boottime_s()

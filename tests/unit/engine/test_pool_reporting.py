@@ -195,6 +195,7 @@ def test_pods_that_are_deleted_over_their_budget_are_told_so(settled: Settled) -
     site.cluster.may_delete_customers = True
     assert site.run(90, lambda: not site.cluster.evicted and len(deleted(site)) == 3), site.explain()
     assert {story.about for story in deleted(site)} == before
+    assert site.gauges.evictions.count("overruled") == 3 and "taken" not in site.gauges.evictions
     assert all(story.is_warning and "customers/chat kept it" in story.text for story in deleted(site))
     site.run(10)
     assert told(site, "DrainBlocked") == ("False", "NothingBlocked")
