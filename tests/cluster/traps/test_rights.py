@@ -123,15 +123,8 @@ def test_every_right_is_used_and_none_is_missing(site: TrapSite) -> None:
 
 def test_pod_that_a_budget_keeps_is_deleted_where_the_chart_allows_it(site: TrapSite) -> None:
     """onBlocked: Delete. Without controller.mayDeletePods both pods serve on and the pool names the value; with it they leave for good."""
-    helm = (
-        str(site.cluster.tools.path("helm")),
-        f"--kubeconfig={site.cluster.kubeconfig}",
-        "upgrade",
-        "swingbus",
-        str(CHART),
-        "-n",
-        SYSTEM,
-    )
+    program = (str(site.cluster.tools.path("helm")), f"--kubeconfig={site.cluster.kubeconfig}")
+    upgrade = (*program, "upgrade", "swingbus", str(CHART), "-n", SYSTEM, "--reset-values")
     make(site, deployment("overruled", 2, spec(on=ON_QUIET)))
     first = {each["metadata"]["uid"] for each in site.wait_working("overruled", 2)}
     make(site, budget("overruled", minAvailable=2))
@@ -140,7 +133,7 @@ def test_pod_that_a_budget_keeps_is_deleted_where_the_chart_allows_it(site: Trap
         message = site.wait_condition(STILL, "DrainBlocked", "DeleteForbidden", "customers/overruled")
         assert "controller.mayDeletePods=true" in message and 'cannot delete resource "pods"' in message, message
         assert {each["metadata"]["uid"] for each in site.working("overruled")} == first
-        run((*helm, "--set", "controller.mayDeletePods=true"), timeout_s=120.0)
+        run((*upgrade, "--set", "controller.mayDeletePods=true"), timeout_s=120.0)
         site.wait(lambda: not site.working("overruled"), "both have left", timeout_s=120.0)
         assert {seen.uid for seen in site.lives("overruled") if seen.ending_s} >= first
         site.wait_condition(STILL, "DrainBlocked", "NothingBlocked")
@@ -149,5 +142,5 @@ def test_pod_that_a_budget_keeps_is_deleted_where_the_chart_allows_it(site: Trap
     finally:
         site.set_pool(STILL, inference={"onBlocked": "Cap"}, mode="Auto")
         delete(site, "PodDisruptionBudget", "overruled")
-        run(helm, timeout_s=120.0)
+        run(upgrade, timeout_s=120.0)
     site.wait_working("overruled", 2, timeout_s=120.0)
