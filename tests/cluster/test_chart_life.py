@@ -230,6 +230,10 @@ def test_release_is_upgraded_rolled_back_and_taken_away(life: Life) -> None:
     life.serve(3)
     life.wait(lambda: bool(life.swingctl("flip", "list", "--open")["flips"]), "a flip is open")
     open_flips = {each["name"] for each in life.swingctl("flip", "list", "--open")["flips"]}
+    with pytest.raises(SwingbusError, match="additional properties 'priorityClassName' not allowed"):
+        life.helm(
+            "upgrade", "swingbus", str(CHART), "--reuse-values"
+        )  # the earlier chart's own defaults come with them
     told = life.helm("upgrade", "swingbus", str(CHART), "-f", str(life.values))
     assert "rollout status deployment/swingbus-controller" in told
     second = life.wait_other(first["metadata"]["uid"])
@@ -248,7 +252,7 @@ def test_release_is_upgraded_rolled_back_and_taken_away(life: Life) -> None:
     assert life.epoch() == epoch + 2
     assert life.priority_of(third) == ("system-cluster-critical", 2_000_000_000)
     assert life.classes() == ["swingbus-miner"], "a class that nobody asks for any more is gone"
-    life.helm("upgrade", "swingbus", str(CHART), "-f", str(life.values))
+    life.helm("upgrade", "swingbus", str(CHART), "--reset-then-reuse-values")
     life.wait_other(third["metadata"]["uid"])
     assert life.epoch() == epoch + 3
 
