@@ -84,6 +84,16 @@ class Life:
                 return dict(pod)
         return None
 
+    def priority_of(self, pod: Mapping[str, Any]) -> tuple[str, int]:
+        """Return a pod's class and what that came to."""
+        return pod["spec"]["priorityClassName"], pod["spec"]["priority"]
+
+    def classes(self) -> list[str]:
+        """Return the priority classes of the release."""
+        words = ("-l", "app.kubernetes.io/name=swingbus", "-o", "name")
+        found = self.cluster.kubectl("get", "priorityclasses", *words).split()
+        return sorted(each.rpartition("/")[2] for each in found)
+
     def wait(self, so: Callable[[], bool], what: str) -> None:
         """Wait until it is so; where it never is, say what is there instead."""
         try:
@@ -220,11 +230,16 @@ def test_release_is_upgraded_rolled_back_and_taken_away(life: Life) -> None:
     life.serve(3)
     life.wait(lambda: bool(life.swingctl("flip", "list", "--open")["flips"]), "a flip is open")
     open_flips = {each["name"] for each in life.swingctl("flip", "list", "--open")["flips"]}
+    with pytest.raises(SwingbusError, match="additional properties 'priorityClassName' not allowed"):
+        life.helm(
+            "upgrade", "swingbus", str(CHART), "--reuse-values"
+        )  # the earlier chart's own defaults come with them
     told = life.helm("upgrade", "swingbus", str(CHART), "-f", str(life.values))
     assert "rollout status deployment/swingbus-controller" in told
     second = life.wait_other(first["metadata"]["uid"])
     life.wait_tenants(inference=3)
     assert life.epoch() == epoch + 1
+    assert life.priority_of(second) == ("swingbus-controller", 800_000_000)
     flips = {each["name"]: each["phase"] for each in life.swingctl("flip", "list")["flips"]}
     life.wait(lambda: not life.swingctl("flip", "list", "--open")["flips"], "no flip is open")
     assert open_flips <= set(flips), "flips of the time before are still known"
@@ -235,7 +250,9 @@ def test_release_is_upgraded_rolled_back_and_taken_away(life: Life) -> None:
     third = life.wait_other(second["metadata"]["uid"])
     life.wait_tenants(inference=1)
     assert life.epoch() == epoch + 2
-    life.helm("upgrade", "swingbus", str(CHART), "-f", str(life.values))
+    assert life.priority_of(third) == ("system-cluster-critical", 2_000_000_000)
+    assert life.classes() == ["swingbus-miner"], "a class that nobody asks for any more is gone"
+    life.helm("upgrade", "swingbus", str(CHART), "--reset-then-reuse-values")
     life.wait_other(third["metadata"]["uid"])
     assert life.epoch() == epoch + 3
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from swingbus.faults import InvalidInput, SwingbusError
 from swingbus_sim.cluster.processes import run, wait_until
@@ -312,6 +313,39 @@ def test_controller_may_do_what_its_flows_need_and_no_more(chart: Installed) -> 
     ]
     assert [right for right in allowed if not chart.can(*right)] == []
     assert [right for right in denied if chart.can(*right)] == []
+
+
+def test_delete_of_others_pods_is_given_where_it_is_asked_for(chart: Installed) -> None:
+    """controller.mayDeletePods adds that one right, and only for as long as it is set."""
+    rights = [("delete", "pods", "enrolled"), ("delete", "pods", "strangers"), ("create", "pods", "enrolled")]
+    chart.install("controller.mayDeletePods=true")
+    try:
+        assert [chart.can(*right) for right in rights] == [True, True, False]
+    finally:
+        chart.install()
+    assert [chart.can(*right) for right in rights] == [False, False, False]
+
+
+# Other operators.
+
+
+def test_manifests_of_the_page_on_neighbours_are_taken_and_gated(chart: Installed) -> None:
+    """Those of Kubernetes' own kinds, strictly; their pods wait behind the gate, with it in the template as without."""
+    page = (CHART.parents[1] / "docs" / "neighbours.md").read_text(encoding="utf-8")
+    blocks = [part.partition("```")[0] for part in page.split("```yaml\n")[1:]]
+    own = [
+        each for block in blocks for each in yaml.safe_load_all(block) if each["apiVersion"] in ("apps/v1", "policy/v1")
+    ]
+    assert [each["kind"] for each in own] == ["Deployment", "PodDisruptionBudget"]
+    for each in own:
+        each["metadata"]["namespace"] = "enrolled"
+        words = ("create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-")
+        chart.cluster.kubectl(*words, input_text=json.dumps(each))
+    spec = own[0]["spec"]["template"]["spec"]
+    without = {key: value for key, value in spec.items() if key != "schedulingGates"}
+    assert without != spec
+    for name, shown in (("carries", spec), ("injected", without)):
+        assert gates(chart.create("enrolled", make_pod(name, shown), "--dry-run=server")) == [GATE]
 
 
 def test_stranger_has_no_way_to_pools(chart: Installed) -> None:

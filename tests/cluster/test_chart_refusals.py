@@ -94,6 +94,7 @@ def _nodes(release: Release) -> list[dict[str, str]]:
     return [{"name": name.removeprefix("node/")} for name in names]
 
 
+_NO_CLASS = {"create": False, "name": "gone"}
 _CASES: dict[str, tuple[dict[str, Any], str]] = {
     "no certificates": (
         {"controller": {**CONTROLLER, "certificates": {"secretName": "gone"}}},
@@ -140,6 +141,18 @@ _CASES: dict[str, tuple[dict[str, Any], str]] = {
         "agent.bundles.secretName: there is no Secret gone",
     ),
     "no such nodes": ({"agent": AGENT}, "agent.nodes: none of gpu-1, gpu-2 is a node of this cluster"),
+    "no class for the controller": (
+        {"controller": {**CONTROLLER, "priorityClass": _NO_CLASS}},
+        "controller.priorityClass.create is off, and this cluster has no PriorityClass gone: make it, name another",
+    ),
+    "no class for the agents": (
+        {"agent": {**AGENT, "priorityClass": _NO_CLASS}},
+        "agent.priorityClass.create is off, and this cluster has no PriorityClass gone",
+    ),
+    "no class for miners": (
+        {"miners": {"priorityClass": _NO_CLASS}},
+        "miners.priorityClass.create is off, and this cluster has no PriorityClass gone",
+    ),
     "no definition": ({"crds": {"install": False}}, "crds.install is off, and this cluster has no definition"),
 }
 
@@ -169,6 +182,20 @@ def test_definition_of_another_version_or_owner_is_left_alone(release: Release) 
         with context, pytest.raises(SwingbusError) as refused:
             release.install()
         assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("program", ["controller", "agent", "miners"])
+def test_class_of_another_value_is_refused(release: Release, program: str) -> None:
+    """The API server would say so too, but in the middle of an install."""
+    release.cluster.kubectl("create", "priorityclass", "taken", "--value=-77")
+    values = {"controller": CONTROLLER, "agent": AGENT, "miners": {}}[program]
+    try:
+        with pytest.raises(SwingbusError) as refused:
+            release.install(**{program: {**values, "priorityClass": {"name": "taken"}}})
+    finally:
+        release.cluster.kubectl("delete", "priorityclass", "taken")
+    assert "the PriorityClass taken of this cluster has -77, which never changes: keep that value" in str(refused.value)
+    assert f"{program}.priorityClass.value is " in str(refused.value)
 
 
 def test_namespace_that_is_enrolled_is_refused(release: Release) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from swingbus import __version__
 from swingbus.faults import SwingbusError
@@ -81,6 +82,39 @@ def test_programs_are_off_until_they_are_asked_for(chart: Chart) -> None:
     assert not {"kind: Deployment", "kind: DaemonSet", "kind: Service", "kind: Secret"} & set(rendered.splitlines())
 
 
+def _classes(rendered: str) -> dict[str, dict[str, Any]]:
+    found = [each for each in yaml.safe_load_all(rendered) if each and each["kind"] == "PriorityClass"]
+    assert len({each["metadata"]["name"] for each in found}) == len(found)
+    return {each["metadata"]["name"]: each for each in found}
+
+
+def test_each_program_that_runs_has_a_class_of_its_own(chart: Chart) -> None:
+    """And none that does not run; agents before the controller, both before everybody else and behind the cluster's own."""
+    assert set(_classes(chart.render())) == {"swingbus-miner"}
+    assert set(_classes(chart.render(controller=CONTROLLER))) == {"swingbus-miner", "swingbus-controller"}
+    found = _classes(chart.render(controller=CONTROLLER, agent=AGENT))
+    values = [found[name]["value"] for name in ("swingbus-miner", "swingbus-controller", "swingbus-agent")]
+    assert values == sorted(values) and values[1] > 100_000_000 and values[2] <= 1_000_000_000
+    assert {name: each["preemptionPolicy"] for name, each in found.items()} == {
+        "swingbus-miner": "Never",
+        "swingbus-controller": "PreemptLowerPriority",
+        "swingbus-agent": "PreemptLowerPriority",
+    }
+    objects = chart.objects(controller=CONTROLLER, agent=AGENT)
+    assert _pod(objects["Deployment/swingbus-controller"])["priorityClassName"] == "swingbus-controller"
+    assert _pod(objects["DaemonSet/swingbus-agent"])["priorityClassName"] == "swingbus-agent"
+
+
+def test_class_may_be_the_cluster_s_own_or_none(chart: Chart) -> None:
+    """One that is there is named and not made; an empty name leaves the cluster's default."""
+    own = {"create": False, "name": "system-cluster-critical"}
+    for given, named in ((own, "system-cluster-critical"), ({"name": ""}, None)):
+        values = {**CONTROLLER, "priorityClass": given}
+        assert set(_classes(chart.render(controller=values))) == {"swingbus-miner"}
+        pod = _pod(chart.objects(controller=values)["Deployment/swingbus-controller"])
+        assert pod.get("priorityClassName") == named
+
+
 @pytest.mark.parametrize(
     ("program", "missing", "words"),
     [
@@ -121,6 +155,16 @@ def test_missing_value_is_told_with_the_next_step(
         ({"controller": {"persistence": {"emptyDir": True}}}, "emptyDir"),
         ({"controller": {"image": {"digest": "sha256:12"}}}, "digest"),
         ({"controller": {"service": {"port": 0}}}, "port"),
+        ({"controller": {"priorityClassName": "high"}}, "priorityClassName"),
+        ({"controller": {"priorityClass": {"value": 1_000_000_001}}}, "priorityClass/value"),
+        (
+            {"controller": {**CONTROLLER, "priorityClass": {"name": "system-cluster-critical"}}},
+            "set controller.priorityClass.create=false",
+        ),
+        (
+            {"controller": CONTROLLER, "agent": {**AGENT, "priorityClass": {"name": "swingbus-controller"}}},
+            "controller.priorityClass and agent.priorityClass would both make swingbus-controller",
+        ),
         ({"agent": {**AGENT, "nodes": [{"name": "gpu-1"}, {"name": "gpu-1"}]}}, "gpu-1 twice"),
         ({"agent": {**AGENT, "bundles": {"secretName": "b", "onHost": True}}}, "are both set: keep one"),
         ({"agent": {**AGENT, "bundles": {"tlsSecretPrefix": "b-", "onHost": True}}}, "are both set: keep one"),
@@ -353,8 +397,8 @@ def test_controller_is_allowed_where_only_restricted_pods_are(chart: Chart) -> N
     ):
         template = chart.objects(**values)[name]["spec"]["template"]
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": template["spec"]}
-        pod["spec"].pop("serviceAccountName")
-        pod["spec"].pop("serviceAccount")
+        for there in ("serviceAccountName", "serviceAccount", "priorityClassName"):  # made by nobody here
+            pod["spec"].pop(there)
         if refusal is None:
             chart.try_restricted(pod)
         else:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from swingbus.faults import InvalidInput, OverBudget, Unreachable, WrongState
+from swingbus.faults import Forbidden, InvalidInput, OverBudget, Unreachable, WrongState
 from swingbus_controller.domain.cluster.facts import HOSTNAME_LABEL, ClusterNode, ClusterPod, PodKey, PodRef, Pool
 from swingbus_controller.domain.cluster.pool_words import PoolWords, Story
 from swingbus_controller.domain.cluster.state import ClusterState
@@ -93,6 +93,7 @@ class FakeCluster:
         self.missing_classes: set[str] = set()  # of priority
         self.hollow_templates: set[str] = set()  # they have no container
         self.permit_s = 60.0
+        self.may_delete_customers = True
         self.dies_after: Callable[[str], bool] | None = None  # whoever calls is killed when such a call was carried out
         self._numbers = itertools.count(1)
 
@@ -326,12 +327,14 @@ class FakeCluster:
             raise Unreachable("the answer got lost")
         return TAKEN
 
-    async def delete_pod(self, pod: PodRef, *, grace_s: int) -> CallOutcome:
+    async def delete_pod(self, pod: PodRef, *, grace_s: int | None) -> CallOutcome:
         is_lost = self._called(f"delete {pod}")
         found = self.state.pod(pod)
         if found is None:
             return GONE
-        self._tell_to_go(found, float(grace_s))
+        if found.slot is None and not self.may_delete_customers:
+            raise Forbidden(f"cannot delete pods {pod}: User cannot delete resource", reason="VERB_FORBIDDEN")
+        self._tell_to_go(found, GRACE_S if grace_s is None else float(grace_s))
         return self._answered(f"delete {pod}", is_lost)
 
     async def evict_pod(self, pod: PodRef, *, only_revision: str = "") -> CallOutcome:

@@ -7,8 +7,10 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- if lookup "v1" "Namespace" "" "kube-system" }}
 {{- include "swingbus.checkDefinition" . }}
 {{- include "swingbus.checkNamespace" . }}
+{{- include "swingbus.checkPriorityClass" (list "miners.priorityClass" .Values.miners.priorityClass .Release.IsInstall) }}
 {{- with .Values.controller }}
 {{- if .enabled }}
+{{- include "swingbus.checkPriorityClass" (list "controller.priorityClass" .priorityClass true) }}
 {{- with .certificates.secretName }}
 {{- $isForeign := hasKey (dig "data" dict (lookup "v1" "Secret" $.Release.Namespace .)) "tls.crt" }}
 {{- include "swingbus.checkSecret" (list $ . "controller.certificates.secretName" (ternary (list "tls.crt" "tls.key" "ca.crt") (list "ca.pem" "server.pem") $isForeign)) }}
@@ -40,6 +42,7 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- end }}
 {{- with .Values.agent }}
 {{- if .enabled }}
+{{- include "swingbus.checkPriorityClass" (list "agent.priorityClass" .priorityClass true) }}
 {{- $here := list }}
 {{- range .nodes }}{{ if lookup "v1" "Node" "" .name }}{{ $here = append $here .name }}{{ end }}{{ end }}
 {{- if and .bundles.tlsSecretPrefix $.Release.IsInstall }}
@@ -75,6 +78,20 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- range index . 3 }}
 {{- if not (hasKey (dig "data" dict $found) .) }}
 {{- fail (printf "%s: the Secret %s in namespace %s has no key %s (docs/certificates.md)" $value $name $root.Release.Namespace .) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses a PriorityClass that pods would miss, or that can't become what is asked for: (list VALUE CLASS MUST-BE-THERE). */}}
+{{- define "swingbus.checkPriorityClass" -}}
+{{- $value := index . 0 }}{{ $class := index . 1 }}
+{{- if $class.name }}
+{{- $found := lookup "scheduling.k8s.io/v1" "PriorityClass" "" $class.name }}
+{{- if and (index . 2) (not $class.create) (not $found) }}
+{{- fail (printf "%s.create is off, and this cluster has no PriorityClass %s: make it, name another (kubectl get priorityclasses), or set %s.create=true" $value $class.name $value) }}
+{{- end }}
+{{- if and $class.create $found (ne (int64 $found.value) (int64 $class.value)) }}
+{{- fail (printf "%s.value is %d, and the PriorityClass %s of this cluster has %d, which never changes: keep that value, or give another %s.name" $value (int64 $class.value) $class.name (int64 $found.value) $value) }}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -29,7 +29,7 @@ imagePullSecrets:
 
 {{/* What a pod may still say of where it runs: (list ROOT PROGRAM-VALUES). */}}
 {{- define "swingbus.placement" -}}
-{{- with .priorityClassName }}
+{{- with (.priorityClass | default dict).name }}
 priorityClassName: {{ . }}
 {{- end }}
 {{- with .nodeSelector }}

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from swingbus.clock import Clock
-from swingbus.faults import SwingbusError, WrongState
+from swingbus.faults import Forbidden, SwingbusError, WrongState
 from swingbus_controller.app.cluster_desk import ClusterDesk, NodeMoves
 from swingbus_controller.app.cluster_sights import BankSight
 from swingbus_controller.domain.cluster.facts import OnBlocked, PodRef
@@ -121,11 +121,22 @@ class PodMover:
         assert pool is not None
         now_s = self._clock.boottime_s()
         if pool.on_blocked is OnBlocked.DELETE and self._desk.blockings.is_past_deadline(ref, pool, now_s):
-            return await calls.delete_pod(ref, grace_s=pool.miner_grace_s)
+            return await self._overrule(ref)
         pod = self._cluster.state.pod(ref)
         # Who was let go and has no node may be bound this very moment: then it is not evicted for being late.
         only_revision = pod.revision if pod is not None and pod.is_under_way else ""
         return await calls.evict_pod(ref, only_revision=only_revision)
+
+    async def _overrule(self, ref: PodRef) -> CallOutcome:
+        """Delete a pod that its budget keeps; it has the time to end that it asked for."""
+        kept_by = self._desk.blockings.blocked[ref].budget
+        try:
+            outcome = await self._cluster.calls.delete_pod(ref, grace_s=None)
+        except Forbidden as refusal:
+            if refusal.reason == "VERB_FORBIDDEN":  # not where the token is worth nothing: that is told elsewhere
+                self._desk.blockings.note_not_deleted(ref, str(refusal), self._clock.boottime_s())
+            raise
+        return replace(outcome, budget=kept_by, is_overruled=outcome.answer is CallAnswer.TAKEN)
 
     def _take(self, sight: BankSight, move: PodMove, outcome: CallOutcome, key: PodMove | tuple[str, int]) -> None:
         now_s = self._clock.boottime_s()

@@ -115,7 +115,7 @@ class PoolReporter:
         if isinstance(move, EvictPod) and outcome.answer is CallAnswer.TAKEN:
             self._evicted.add(move.pod)
         if isinstance(move, EvictPod) and self._gauges is not None:
-            self._gauges.eviction_answered(outcome.answer.value)
+            self._gauges.eviction_answered("overruled" if outcome.is_overruled else outcome.answer.value)
         if isinstance(move, MakeMiner):
             if outcome.answer is CallAnswer.REFUSED:
                 self._memory.note_no_miner(bank, outcome.detail, now_s)

@@ -54,6 +54,17 @@ def story_of_move(
                 text=f"let go to node {node.name}{_for(flip, ', into a place that stood empty')}: its watts are held{cap}",
                 at_unix_s=at_unix_s,
             )
+        case EvictPod(pod=ref, flip=flip), CallAnswer.TAKEN if outcome.is_overruled:
+            budget = f"disruption budget {ref.namespace}/{outcome.budget}" if outcome.budget else "a disruption budget"
+            return _of_pod(
+                ref,
+                flip,
+                reason="DeletedOverBudget",
+                action="Delete",
+                text=f"deleted from node {node.name}: {budget} kept it, and pool {pool.name} says onBlocked: {pool.on_blocked}",
+                at_unix_s=at_unix_s,
+                is_warning=True,
+            )
         case EvictPod(pod=ref, flip=flip), CallAnswer.TAKEN:
             why = (
                 f"flip {flip} gives its GPUs to others"

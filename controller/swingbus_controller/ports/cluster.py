@@ -33,6 +33,7 @@ class CallOutcome:
         budget: the disruption budget that blocks, empty where several do or none is named; needed_count, healthy_count: what it counted.
         retry_after_s: what the server asked for.
         is_for_ever: BLOCKED by several budgets at once: the Eviction API never takes such a pod.
+        is_overruled: the budget said no, and the pod was deleted all the same, as its pool says.
     """
 
     answer: CallAnswer
@@ -42,6 +43,7 @@ class CallOutcome:
     healthy_count: int | None = None
     retry_after_s: float | None = None
     is_for_ever: bool = False
+    is_overruled: bool = False
 
 
 class PodCalls(Protocol):
@@ -49,7 +51,9 @@ class PodCalls(Protocol):
     sent), and another SwingbusError where nobody knows what became of it.
     """
 
-    async def delete_pod(self, pod: PodRef, *, grace_s: int) -> CallOutcome: ...
+    async def delete_pod(self, pod: PodRef, *, grace_s: int | None) -> CallOutcome:
+        """Ask for a deletion; without `grace_s` the pod has the time to end that it asked for itself."""
+        ...
 
     async def evict_pod(self, pod: PodRef, *, only_revision: str = "") -> CallOutcome:
         """Ask for an eviction; `only_revision` makes it hold only for the state that was looked at."""

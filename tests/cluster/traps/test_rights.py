@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.kube.ours import MINERS, SYSTEM
+from swingbus_sim.cluster.processes import run
+from tests.benchmarks.kube.ours import CHART, MINERS, SYSTEM
 from tests.cluster.rights import asked, covers, granted
 from tests.cluster.traps.site import STILL, TrapSite
 from tests.cluster.traps.work import ON_GRID, ON_QUIET, budget, delete, deployment, make, scale, spec
@@ -54,3 +55,31 @@ def test_every_right_is_used_and_none_is_missing(site: TrapSite) -> None:
     unused = {right for right in rights if not any(covers(right, request) for request in requests)}
     assert {(right.verb, right.resource) for right in unused} <= documented(), sorted(unused)
     assert documented() <= {(right.verb, right.resource) for right in rights}
+
+
+# Below the test of what is asked for without a right: this one asks so.
+
+
+def test_pod_that_a_budget_keeps_is_deleted_where_the_chart_allows_it(site: TrapSite) -> None:
+    """onBlocked: Delete. Without controller.mayDeletePods both pods serve on and the pool names the value; with it they leave for good."""
+    program = (str(site.cluster.tools.path("helm")), f"--kubeconfig={site.cluster.kubeconfig}")
+    upgrade = (*program, "upgrade", "swingbus", str(CHART), "-n", SYSTEM, "--reset-values")
+    make(site, deployment("overruled", 2, spec(on=ON_QUIET)))
+    first = {each["metadata"]["uid"] for each in site.wait_working("overruled", 2)}
+    make(site, budget("overruled", minAvailable=2))
+    site.set_pool(STILL, inference={"onBlocked": "Delete"}, mode="Drain")
+    try:
+        message = site.wait_condition(STILL, "DrainBlocked", "DeleteForbidden", "customers/overruled")
+        assert "controller.mayDeletePods=true" in message and 'cannot delete resource "pods"' in message, message
+        assert {each["metadata"]["uid"] for each in site.working("overruled")} == first
+        run((*upgrade, "--set", "controller.mayDeletePods=true"), timeout_s=120.0)
+        site.wait(lambda: not site.working("overruled"), "both have left", timeout_s=120.0)
+        assert {seen.uid for seen in site.lives("overruled") if seen.ending_s} >= first
+        site.wait_condition(STILL, "DrainBlocked", "NothingBlocked")
+        told = site.events("DeletedOverBudget")
+        assert len(told) == 2 and all("customers/overruled kept it" in each for each in told), told
+    finally:
+        site.set_pool(STILL, inference={"onBlocked": "Cap"}, mode="Auto")
+        delete(site, "PodDisruptionBudget", "overruled")
+        run(upgrade, timeout_s=120.0)
+    site.wait_working("overruled", 2, timeout_s=120.0)

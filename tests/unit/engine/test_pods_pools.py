@@ -134,6 +134,22 @@ def test_a_budget_that_says_no_is_waited_for_or_overruled_as_the_pool_says(
     site.assert_right()
 
 
+def test_a_pod_that_may_not_be_deleted_stays_and_is_asked_for_again(pod_site: MakeSite) -> None:
+    """Delete without the right: the refusal is kept beside the budget's no, and is told for as long as it lasts; with the right it goes."""
+    site = serving_site(pod_site, 1, min_available=1)
+    (pod,) = site.cluster.pods_of("web")
+    site.cluster.may_delete_customers = False
+    site.cluster.state.see_pool(replace(POOL, on_blocked=OnBlocked.DELETE))
+    site.market.inference = 0.0
+    site.run(40)
+    kept = site.engine.desk.blockings.blocked[pod.ref]
+    assert kept.budget == "web" and "cannot delete resource" in kept.why_not_deleted
+    assert kept.last_s > kept.since_s + POOL.evict_deadline_s
+    site.cluster.may_delete_customers = True
+    assert site.run(60, lambda: site.cluster.state.pod(pod.ref) is None), site.explain()
+    site.assert_right()
+
+
 def points(site: PodSite) -> list[str]:
     """Return the operating point of each GPU unit, as recorded."""
     held = [site.state.holdings[bank] for bank in ("gpu1/gpus", "gpu2/gpus")]

@@ -12,9 +12,9 @@ import pytest
 from swingbus.faults import OverBudget, Unreachable
 from swingbus_controller.app.pool_reporter import WORDS_EVERY_S
 from swingbus_controller.app.pool_seeing import PoolMemory, see_pools
-from swingbus_controller.domain.cluster.facts import PodRef, PoolMode
+from swingbus_controller.domain.cluster.facts import OnBlocked, PodRef, PoolMode
 from swingbus_controller.domain.cluster.pool_facts import Bar
-from swingbus_controller.domain.cluster.pool_words import GpuCounts, PoolWords, Truth
+from swingbus_controller.domain.cluster.pool_words import GpuCounts, PoolWords, Story, Truth
 from swingbus_controller.domain.flips.flip import Phase
 from swingbus_controller.domain.flips.no_more import PlanReasons
 from swingbus_controller.domain.planning.plan import Authority, Shortfall
@@ -179,6 +179,31 @@ def test_budget_that_keeps_pods_in_a_shed_is_told_once_per_pod_and_as_a_conditio
     site.cluster.deploy("chat", 0)
     site.run(10)
     assert told(site, "DrainBlocked") == ("False", "NothingBlocked")
+
+
+def test_pods_that_are_deleted_over_their_budget_are_told_so(settled: Settled) -> None:
+    """Not as evicted: the budget said no. Without the right the pool names the value that gives it."""
+    site = settled()
+    site.cluster.may_delete_customers = False
+    site.cluster.state.see_pool(replace(POOL, on_blocked=OnBlocked.DELETE))
+    site.cluster.deploy("chat", 3, min_available=3)
+    assert site.run(120, lambda: site.cluster.ready_count("chat") == 3 and site.is_quiet()), site.explain()
+    before = {pod.ref for pod in site.cluster.pods_of("chat")}
+    site.curtail(12_000.0, notice_s=5, duration_s=600)
+    assert site.run(60, lambda: told(site, "DrainBlocked") == ("True", "DeleteForbidden")), site.explain()
+    assert "controller.mayDeletePods=true" in site.condition("DrainBlocked").message
+    site.cluster.may_delete_customers = True
+    assert site.run(90, lambda: not site.cluster.evicted and len(deleted(site)) == 3), site.explain()
+    assert {story.about for story in deleted(site)} == before
+    assert site.gauges.evictions.count("overruled") == 3 and "taken" not in site.gauges.evictions
+    assert all(story.is_warning and "customers/chat kept it" in story.text for story in deleted(site))
+    site.run(10)
+    assert told(site, "DrainBlocked") == ("False", "NothingBlocked")
+
+
+def deleted(site: ReportedSite) -> list[Story]:
+    """Return what was told of pods that were deleted over their budgets."""
+    return [story for story in site.cluster.stories if story.reason == "DeletedOverBudget"]
 
 
 def test_silent_kubelet_makes_gpus_unknown_and_silent_agent_too(settled: Settled) -> None:

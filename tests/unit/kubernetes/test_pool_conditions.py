@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from swingbus_controller.domain.cluster.blocking import Blocked, Rejected
-from swingbus_controller.domain.cluster.facts import ClusterNode, ClusterPod, LabelNeed, PodRef, Pool, PoolMode
+from swingbus_controller.domain.cluster.facts import (
+    ClusterNode,
+    ClusterPod,
+    LabelNeed,
+    OnBlocked,
+    PodRef,
+    Pool,
+    PoolMode,
+)
 from swingbus_controller.domain.cluster.pool_conditions import (
     agents_reporting,
     curtailed,
@@ -356,6 +364,23 @@ def test_budget_that_keeps_a_pod_is_named_with_its_counts() -> None:
     assert drain_blocked(make_facts(blocked=for_ever)).reason == "SeveralBudgets"
 
 
+def test_pod_that_may_not_be_deleted_is_told_with_the_value_that_allows_it() -> None:
+    """Only where the pool still asks for deletions; before what the budget would want."""
+    ref = PodRef(namespace="customers", name="chat-1", uid="u")
+    kept = Blocked(since_s=0.0, last_s=0.0, budget="chat", detail="", why_not_deleted='cannot delete resource "pods"')
+    facts = make_facts(blocked={ref: kept})
+    told = drain_blocked(replace(facts, pool=replace(facts.pool, on_blocked=OnBlocked.DELETE)))
+    assert (told.truth, told.reason) == (Truth.TRUE, "DeleteForbidden")
+    for named in (
+        "customers/chat-1",
+        "budget customers/chat",
+        'cannot delete resource "pods"',
+        "controller.mayDeletePods=true",
+    ):
+        assert named in told.message
+    assert drain_blocked(facts).reason == "BudgetKeepsPods"
+
+
 def test_agent_that_is_silent_is_named_before_a_kubelet_that_is() -> None:
     """A host whose agent is not heard says nothing of its kubelet."""
     blind = make_bank("n2", blind={Blindness.KUBELET_SILENT: "kubelet cannot be asked at /x"})
@@ -482,6 +507,7 @@ _NO_REASONS = {
     "Flip",
     "PoolMissing",
     "Watch",
+    "Delete",
 }
 # Kubernetes' own words for who takes a pod away; ours are beside them.
 _NO_REASONS |= {"PreemptionByScheduler", "DeletionByTaintManager", "TerminationByKubelet"}

@@ -95,7 +95,7 @@ class KubernetesCalls:
         self._pod_of, self._pool_of = pod_of, pool_of
         self._templates: dict[tuple[str, str], tuple[float, _Template]] = {}
 
-    async def delete_pod(self, pod: PodRef, *, grace_s: int) -> CallOutcome:
+    async def delete_pod(self, pod: PodRef, *, grace_s: int | None) -> CallOutcome:
         match await delete_pod(self._writer, _life(pod), grace_s=grace_s):
             case Accepted():
                 return _TAKEN

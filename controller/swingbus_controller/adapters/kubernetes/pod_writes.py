@@ -119,7 +119,7 @@ class NameTaken:
 
 
 async def delete_pod(
-    writer: Writer, life: PodLife, *, grace_s: int, revision: str = ""
+    writer: Writer, life: PodLife, *, grace_s: int | None, revision: str = ""
 ) -> Accepted | PodGone | OtherPod | StaleView:
     """Ask for a deletion. `revision` makes it hold only for the state that was looked at."""
     call = ApiCall(

@@ -25,6 +25,7 @@ class Blocked:
     budget: str
     detail: str
     is_for_ever: bool = False  # two budgets select it: the Eviction API never takes it
+    why_not_deleted: str = ""  # its pool overrules the budget, and the API server did not let us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,11 @@ class Blockings:
         self.blocked[ref] = Blocked(
             since_s=since_s, last_s=now_s, budget=budget, detail=detail, is_for_ever=is_for_ever
         )
+
+    def note_not_deleted(self, ref: PodRef, why: str, now_s: float) -> None:
+        """Take that a pod may not be deleted over its budget: it is kept still."""
+        if ref in self.blocked:
+            self.blocked[ref] = replace(self.blocked[ref], last_s=now_s, why_not_deleted=why)
 
     def note_rejected(self, bank: str, ref: PodRef, reason: str, now_s: float) -> None:
         """Take that a pod failed on its node; the same pod counts once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from swingbus_controller.domain.cluster.facts import ClusterPod
+from swingbus_controller.domain.cluster.facts import ClusterPod, OnBlocked
 from swingbus_controller.domain.cluster.pool_facts import Blindness, PoolFacts
 from swingbus_controller.domain.cluster.pool_words import PoolCondition, Truth
 from swingbus_controller.domain.cluster.wording import kilowatts, some
@@ -47,6 +47,8 @@ def drain_blocked(facts: PoolFacts) -> PoolCondition:
         return PoolCondition(
             type="DrainBlocked", truth=Truth.FALSE, reason="NothingBlocked", message="no budget keeps a pod"
         )
+    if facts.pool.on_blocked is OnBlocked.DELETE and (kept := _not_deleted(facts)):
+        return kept
     several = [str(ref) for ref, blocked in facts.blocked.items() if blocked.is_for_ever]
     if several:
         words = (
@@ -61,6 +63,20 @@ def drain_blocked(facts: PoolFacts) -> PoolCondition:
     told = "; ".join(f"{budget} keeps {some(pods, 'pod', 'pods')}" for budget, pods in by_budget.items())
     words = f"{told}. Add replicas, or give the budget an integer minAvailable below the replicas: gated pods count as unhealthy"
     return PoolCondition(type="DrainBlocked", truth=Truth.TRUE, reason="BudgetKeepsPods", message=words)
+
+
+def _not_deleted(facts: PoolFacts) -> PoolCondition | None:
+    refused = {ref: blocked for ref, blocked in facts.blocked.items() if blocked.why_not_deleted}
+    if not refused:
+        return None
+    pods = sorted(refused, key=lambda ref: ref.key)
+    first = refused[pods[0]]
+    budget = f"budget {pods[0].namespace}/{first.budget}" if first.budget else "a budget"
+    words = (
+        f"{budget} keeps {some([str(ref) for ref in pods], 'pod', 'pods')}, the pool says onBlocked: Delete, and we may not delete: "
+        f"{first.why_not_deleted}. Set controller.mayDeletePods=true in the chart's values, or onBlocked to Cap or Wait"
+    )
+    return PoolCondition(type="DrainBlocked", truth=Truth.TRUE, reason="DeleteForbidden", message=words)
 
 
 def agents_reporting(facts: PoolFacts) -> PoolCondition:
