@@ -144,7 +144,7 @@ def test_blocks_of_the_page_do_what_it_says(site: tuple[Site, Shell, str]) -> No
     shell.run(page["where"].replace("registry.example.com", registry))
     assert shell.environment["NODE"] == release.cluster.real_nodes[0].name and shell.environment["GPUS"] == str(_GPUS)
     shell.run(page["images"])
-    assert "12.0 kW" in shell.run(page["site"])
+    assert "  12 kW " in shell.run(page["site"])
     shell.run(page["values"])
     told = shell.run(page["install"])
     shown = told.splitlines()[-40:]
