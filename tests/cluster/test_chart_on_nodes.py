@@ -163,7 +163,7 @@ def test_notes_say_the_next_step(site: Site) -> None:
     """How to see that it stands, how to ask it, and what is missing for agents from outside."""
     for words in (
         f"kubectl -n {_NAMESPACE} rollout status deployment/swingbus-controller",
-        f"helm test swingbus -n {_NAMESPACE} --logs",
+        f"helm test swingbus -n {_NAMESPACE}",
         f"certificate issue --namespace {_NAMESPACE} --kubeconfig FILE --operator YOU --role admin",
         "controller.service.type is ClusterIP. Set LoadBalancer or NodePort",
         "kubectl label namespace NAME swingbus.io/power-gate=enabled",
