@@ -13,11 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from swingbus.bundle import CONTROLLER_SERVER_NAME
 from swingbus.faults import InvalidInput, NotFound
 from swingbus.rpc.server import ServerIdentity
+from swingbus.rpc.tls_folder import fitting_certificate
 
 DENY_LIST = "denied.txt"
 _KEY = re.compile(r"-----BEGIN (?:EC |RSA )?PRIVATE KEY-----.*", re.DOTALL)
@@ -76,23 +76,9 @@ def _parts(text: str) -> tuple[str, str]:
 @lru_cache(maxsize=4)
 def _check(where: str, ca_pem: str, certificate_pem: str, key_pem: str) -> None:
     """Raise InvalidInput where a client could not believe this server; no message holds a key."""
-    facts = {"path": where}
-    try:
-        certificate = x509.load_pem_x509_certificates(certificate_pem.encode("ascii"))[0]
-        x509.load_pem_x509_certificates(ca_pem.encode("ascii"))
-        key = serialization.load_pem_private_key(key_pem.encode("ascii"), password=None)
-    except (ValueError, TypeError, IndexError):  # nothing of it is quoted: it may be the key
-        raise InvalidInput(
-            f"{where} holds no PEM certificate with its authority and an unencrypted key: write them anew (docs/certificates.md)",
-            reason="BAD_SERVER_CERTIFICATE",
-            metadata=facts,
-        ) from None
-    if key.public_key() != certificate.public_key():
-        raise InvalidInput(
-            f"the key in {where} is not the key of the certificate there: take both from one source",
-            reason="BAD_SERVER_CERTIFICATE",
-            metadata=facts,
-        )
+    certificate = fitting_certificate(
+        where, certificate_pem=certificate_pem, key_pem=key_pem, ca_pem=ca_pem, reason="BAD_SERVER_CERTIFICATE"
+    )
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         hosts = names.get_values_for_type(x509.DNSName)
@@ -103,5 +89,5 @@ def _check(where: str, ca_pem: str, certificate_pem: str, key_pem: str) -> None:
             f"the certificate in {where} is for {', '.join(hosts) or 'no host name'}; agents look for {CONTROLLER_SERVER_NAME}, whatever "
             "the address: add that to its dnsNames",
             reason="BAD_SERVER_NAME",
-            metadata=facts,
+            metadata={"path": where},
         )

@@ -46,20 +46,9 @@ def read_tls_folder(folder: Path, endpoint: str | None) -> Bundle:
         raise InvalidInput(
             f"cannot read the certificates in {folder}: {error}", reason="BAD_BUNDLE", metadata=facts
         ) from error
-    try:
-        certificate = x509.load_pem_x509_certificates(certificate_pem.encode("ascii"))[0]
-        x509.load_pem_x509_certificates(ca_pem.encode("ascii"))
-        key = serialization.load_pem_private_key(key_pem.encode("ascii"), password=None)
-    except (ValueError, TypeError, IndexError):  # nothing of it is quoted: it may be the key
-        raise InvalidInput(
-            f"{folder} holds no PEM certificate with its authority and an unencrypted key",
-            reason="BAD_BUNDLE",
-            metadata=facts,
-        ) from None
-    if key.public_key() != certificate.public_key():
-        raise InvalidInput(
-            f"the key in {folder} is not the key of the certificate there", reason="BAD_BUNDLE", metadata=facts
-        )
+    certificate = fitting_certificate(
+        str(folder), certificate_pem=certificate_pem, key_pem=key_pem, ca_pem=ca_pem, reason="BAD_BUNDLE"
+    )
     try:
         holder = caller_from_certificate(certificate)
     except Unauthenticated as error:
@@ -79,3 +68,26 @@ def read_tls_folder(folder: Path, endpoint: str | None) -> Bundle:
         certificate_pem=certificate_pem,
         key_pem=key_pem,
     )
+
+
+def fitting_certificate(
+    where: str, *, certificate_pem: str, key_pem: str, ca_pem: str, reason: str
+) -> x509.Certificate:
+    """Return the first certificate of a chain; raise InvalidInput (`reason`) where the key is not its key. No message holds a key."""
+    try:
+        certificate = x509.load_pem_x509_certificates(certificate_pem.encode("ascii"))[0]
+        x509.load_pem_x509_certificates(ca_pem.encode("ascii"))
+        key = serialization.load_pem_private_key(key_pem.encode("ascii"), password=None)
+    except (ValueError, TypeError, IndexError):  # nothing of it is quoted: it may be the key
+        raise InvalidInput(
+            f"{where} holds no PEM certificate with its authority and an unencrypted key: write them anew (docs/certificates.md)",
+            reason=reason,
+            metadata={"path": where},
+        ) from None
+    if key.public_key() != certificate.public_key():
+        raise InvalidInput(
+            f"the key in {where} is not the key of the certificate there: take both from one source",
+            reason=reason,
+            metadata={"path": where},
+        )
+    return certificate
