@@ -280,7 +280,9 @@ def test_limit_that_is_changed_in_the_values_reaches_the_controller_that_runs(si
     """By the kubelet that swaps the ConfigMap's files under it; a controller that only watches the site takes it from a new pod."""
     file = tmp_path / "site.toml"
     for limit_w, is_new in ((40_000, True), (31_000, False)):
-        text = _SITE.replace('authority = "observe"', 'authority = "advise"')
+        # The second node has its place too, for the tests that come: what is planned must know all that report.
+        bank = _SITE[_SITE.index("[[bank]]") :].replace("real-1", site.cluster.real_nodes[1].name)
+        text = (_SITE + bank).replace('authority = "observe"', 'authority = "advise"')
         file.write_text(text.replace("limit_w = 40000", f"limit_w = {limit_w}"))
         before = site.pod("controller")["metadata"]["name"]
         _upgrade(site, "--set-file", f"controller.site={file}")
