@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from pathlib import Path
 
-from swingbus.faults import InvalidInput
+from swingbus.faults import InvalidInput, NotFound
 
 _EXAMPLES = """examples:
   swingbus-controller gate list --kubeconfig ~/.kube/config
@@ -34,7 +35,10 @@ def mount(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     lift = verbs.add_parser("lift", help="lift the gate of named pods, or of all")
     for verb in (listing, lift):
         verb.add_argument(
-            "--kubeconfig", type=Path, required=True, metavar="FILE", help="your own rights, not the controller's"
+            "--kubeconfig",
+            type=Path,
+            metavar="FILE",
+            help="your own rights, not the controller's (default: KUBECONFIG, ~/.kube/config)",
         )
         verb.add_argument("--context", metavar="NAME", help="instead of the kubeconfig's current one")
         verb.add_argument("--gate", default="swingbus.io/power", metavar="NAME", help="default: %(default)s")
@@ -57,7 +61,7 @@ def _list(arguments: argparse.Namespace) -> int:
     from swingbus_controller.lifting_by_hand import list_gated
 
     return asyncio.run(
-        list_gated(arguments.kubeconfig, arguments.context, arguments.gate, as_json=arguments.output == "json")
+        list_gated(_kubeconfig(arguments), arguments.context, arguments.gate, as_json=arguments.output == "json")
     )
 
 
@@ -68,11 +72,22 @@ def _lift(arguments: argparse.Namespace) -> int:
     pods = None if arguments.all else arguments.pods
     if arguments.all == bool(arguments.pods):
         raise InvalidInput("name pods as NAMESPACE/POD, or say --all: one of the two", reason="BAD_PODS")
+    if arguments.act_as is not None and not arguments.act_as.strip():
+        raise InvalidInput("--as names nobody", reason="BAD_OPTIONS")
     if arguments.as_group and arguments.act_as is None:
         raise InvalidInput("--as-group needs --as: whose group is it?", reason="BAD_OPTIONS")
     act_as = None if arguments.act_as is None else ActAs(arguments.act_as, tuple(arguments.as_group))
     return asyncio.run(
         lift_named(
-            arguments.kubeconfig, arguments.context, arguments.gate, pods, reason=arguments.reason, act_as=act_as
+            _kubeconfig(arguments), arguments.context, arguments.gate, pods, reason=arguments.reason, act_as=act_as
         )
     )
+
+
+def _kubeconfig(arguments: argparse.Namespace) -> Path:
+    from swingbus_controller.adapters.kubernetes.access import usual_kubeconfig
+
+    found: Path | None = arguments.kubeconfig or usual_kubeconfig(os.environ)
+    if found is None:
+        raise NotFound("there is no ~/.kube/config: name your rights with --kubeconfig FILE", reason="NO_KUBECONFIG")
+    return found

@@ -26,7 +26,7 @@ from swingbus_controller.adapters.pki import DEFAULT_DAYS, CertificateAuthority,
 
 DEFAULT_PKI = Path("/var/lib/swingbus/pki")
 DEFAULT_RENEW_WITHIN_DAYS = 60
-# What is left of a verb once the authority is safe; returns an exit code.
+# What is left of a verb once the authority is safe where it lies; it may work on it again. Returns an exit code.
 Rest = Callable[[], int]
 _PEOPLE = (Role.VIEWER, Role.OPERATOR, Role.ADMIN)
 
@@ -166,7 +166,7 @@ def _add_provide(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
-    _add_pki(parser)
+    _add_pki(parser, default=None)
     _add_cluster(parser)
 
 
@@ -176,21 +176,26 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="instead of --pki: the namespace in which the chart's job made the authority",
     )
-    kubeconfig = os.environ.get("KUBECONFIG")
     parser.add_argument(
         "--kubeconfig",
         type=Path,
-        default=Path(kubeconfig) if kubeconfig else None,
         metavar="FILE",
-        help="with --namespace: your rights there (default: environment variable KUBECONFIG; in a pod: the pod's)",
+        help="with --namespace: your rights there (default: KUBECONFIG, ~/.kube/config; in a pod: the pod's)",
     )
     parser.add_argument("--context", metavar="NAME", help="instead of the kubeconfig's current one")
 
 
-def _add_pki(parser: argparse.ArgumentParser) -> None:
+def _add_pki(parser: argparse.ArgumentParser, *, default: Path | None = DEFAULT_PKI) -> None:
     parser.add_argument(
-        "--pki", type=Path, default=DEFAULT_PKI, metavar="DIR", help="the authority's directory (default: %(default)s)"
+        "--pki", type=Path, default=default, metavar="DIR", help=f"the authority's directory (default: {DEFAULT_PKI})"
     )
+
+
+def _where(args: argparse.Namespace) -> str:
+    """Return the options that say where the authority is, as they are typed."""
+    if getattr(args, "namespace", None) is not None:
+        return f" --namespace {args.namespace}"
+    return "" if args.pki == DEFAULT_PKI else f" --pki {args.pki}"
 
 
 def _add_holder(parser: argparse.ArgumentParser, *, with_server: bool) -> None:
@@ -216,7 +221,7 @@ def _init(args: argparse.Namespace) -> int:
     authority = CertificateAuthority.create(
         args.pki, server_names=args.name, endpoint=args.endpoint, now=SystemClock().now(), days=args.days
     )
-    where = "" if args.pki == DEFAULT_PKI else f" --pki {args.pki}"
+    where = _where(args)
     print(f"made a certificate authority in {args.pki}; bundles will say {authority.endpoint}")
     print("keep that directory private and back it up: who has ca-key.pem can be anybody")
     print("next:")
@@ -227,9 +232,14 @@ def _init(args: argparse.Namespace) -> int:
 
 def _run(verb: Callable[[argparse.Namespace], Rest], args: argparse.Namespace) -> int:
     """Run a verb where the authority is."""
-    if args.namespace is None:
-        return verb(args)()
-    return asyncio.run(_run_in_cluster(verb, args))
+    if args.namespace is not None and args.pki is not None:
+        raise InvalidInput("--pki and --namespace are two places: name one", reason="BAD_OPTIONS")
+    if args.namespace is None and (args.kubeconfig is not None or args.context is not None):
+        raise InvalidInput("--kubeconfig and --context belong to --namespace", reason="BAD_OPTIONS")
+    if args.namespace is not None:
+        return asyncio.run(_run_in_cluster(verb, args))
+    args.pki = args.pki or DEFAULT_PKI
+    return verb(args)()
 
 
 async def _run_in_cluster(verb: Callable[[argparse.Namespace], Rest], args: argparse.Namespace) -> int:
@@ -239,13 +249,23 @@ async def _run_in_cluster(verb: Callable[[argparse.Namespace], Rest], args: argp
     from swingbus_controller.adapters.pki_in_cluster import lend_authority
 
     async with (
-        ApiConnection(await load_access(args.kubeconfig, args.context)) as api,
+        ApiConnection(await load_access(_kubeconfig(args), args.context)) as api,
         lend_authority(api, args.namespace) as lent,
     ):
         args.pki = lent.directory
         rest = verb(args)
         await lent.give_back()
-        return rest()
+        code = rest()
+        await lent.give_back()  # what it still did, such as to revoke
+        return code
+
+
+def _kubeconfig(args: argparse.Namespace) -> Path | None:
+    """Return whose rights count; None for those of the pod that we run in."""
+    from swingbus_controller.adapters.kubernetes.access import usual_kubeconfig
+
+    named: Path | None = args.kubeconfig or usual_kubeconfig(os.environ)
+    return named
 
 
 def _provide(args: argparse.Namespace) -> int:
@@ -267,7 +287,7 @@ async def _provide_in_cluster(args: argparse.Namespace) -> int:
         days=args.days,
         renew_within=timedelta(days=args.renew_within),
     )
-    async with ApiConnection(await load_access(args.kubeconfig, args.context)) as api:
+    async with ApiConnection(await load_access(_kubeconfig(args), args.context)) as api:
         return await provide(api, args.namespace, wanted, SystemClock().now())
 
 
@@ -301,11 +321,16 @@ def _renew(args: argparse.Namespace) -> Rest:
     older = [s.certificate.serial for s in authority.states(now) if s.certificate.name == name and s.is_accepted]
     target = _free_target(args, name)
     bundle = authority.issue(name, role, now=now, endpoint=args.endpoint, days=args.days, renew=True)
-    if args.deny_old:
-        for serial in older:
-            authority.deny(serial, comment=f"{name}: replaced by {bundle.serial}")
-        print(f"revoked {len(older)} older certificate(s) of {name}", file=sys.stderr)
-    return partial(_write, bundle, target)
+
+    def write_then_deny() -> int:
+        code = _write(bundle, target)  # first: who has no new one must keep the old
+        if args.deny_old:
+            for serial in older:
+                authority.deny(serial, comment=f"{name}: replaced by {bundle.serial}")
+            print(f"revoked {len(older)} older certificate(s) of {name}", file=sys.stderr)
+        return code
+
+    return write_then_deny
 
 
 def _free_target(args: argparse.Namespace, name: str) -> Path | None:
@@ -389,7 +414,7 @@ def _say_list(args: argparse.Namespace, authority: CertificateAuthority) -> int:
         sys.stdout,
     )
     for line in authority.warnings(now):
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {line.replace('certificate renew', f'certificate renew{_where(args)}')}", file=sys.stderr)
     return 0
 
 
@@ -428,8 +453,8 @@ def _rotate(args: argparse.Namespace) -> Rest:
     for state in authority.states(now):
         if state.state in ("valid", "expiring") and state.certificate.role in list(Role):
             kind = "agent" if state.certificate.role == Role.AGENT else "operator"
-            lines.append(f"  swingbus-controller certificate renew --{kind} {state.certificate.name}")
-    return partial(_say, *lines, "then: swingbus-controller certificate rotate --finish")
+            lines.append(f"  swingbus-controller certificate renew{_where(args)} --{kind} {state.certificate.name}")
+    return partial(_say, *lines, f"then: swingbus-controller certificate rotate{_where(args)} --finish")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:

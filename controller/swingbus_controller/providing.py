@@ -43,22 +43,23 @@ class Wanted:
 
 async def provide(api: KubeApi, namespace: str, wanted: Wanted, now: datetime) -> int:
     """Make the namespace's Secrets hold what is wanted; print what was done, return an exit code."""
+    if wanted.renew_within >= timedelta(days=wanted.days):
+        raise InvalidInput(
+            f"certificates that last {wanted.days} days and are renewed {wanted.renew_within.days} days before their end would be renewed "
+            "by every run: let them last longer, or renew later",
+            reason="BAD_DAYS",
+        )
     async with lend_authority(api, namespace, may_begin=True) as lent:
         authority = _open(lent, wanted, now)
         states = authority.states(now)
         held_agents = await read_secret(api, namespace, AGENTS_SECRET)
         held_test = await read_secret(api, namespace, TEST_SECRET)
-        agents = {
-            f"{name}.bundle.toml": _bundle(
-                authority, states, name, Role.AGENT, held_agents, f"{name}.bundle.toml", wanted, now
-            )
-            for name in wanted.agents
-        }
-        test = {}
+        agents, test = dict[str, str](), dict[str, str]()
+        for name in wanted.agents:
+            key = f"{name}.bundle.toml"
+            _give(authority, states, name, Role.AGENT, agents, key, held_agents, wanted, now)
         if wanted.viewer:
-            test["bundle.toml"] = _bundle(
-                authority, states, wanted.viewer, Role.VIEWER, held_test, "bundle.toml", wanted, now
-            )
+            _give(authority, states, wanted.viewer, Role.VIEWER, test, "bundle.toml", held_test, wanted, now)
         # Before anything is given back: what can't be kept is not issued.
         check_size(namespace, AGENTS_SECRET, agents)
         await lent.give_back()
@@ -96,35 +97,41 @@ def _open(lent: LentAuthority, wanted: Wanted, now: datetime) -> CertificateAuth
     return authority
 
 
-def _bundle(
+def _give(
     authority: CertificateAuthority,
     states: Sequence[CertificateState],
     name: str,
     role: Role,
-    held: SecretFiles,
+    files: dict[str, str],
     key: str,
+    held: SecretFiles,
     wanted: Wanted,
     now: datetime,
-) -> str:
-    """Return the text of the bundle that a holder is to have."""
-    text = held.files.get(key, "")
+) -> None:
+    """Put the bundle that a holder is to have into `files`, under `key`; nothing where it had none and may not get one."""
+    text = held.files.get(key)
     need = holder_need(
-        _parsed(text),
+        name,
+        None if text is None else _parsed(text),
         states,
         ca_pem=authority.ca_pem,
         endpoint=wanted.endpoint,
         now=now,
         renew_within=wanted.renew_within,
     )
-    if need.action is Action.KEEP:
-        return text
-    if need.action is Action.LEAVE_REVOKED:
-        print(f"{name}: {need.because}; for a new one take {key} out of its Secret and run this again", file=sys.stderr)
-        return text
-    is_known = any(state.certificate.name == name for state in states)
-    bundle = authority.issue(name, role, now=now, endpoint=wanted.endpoint, days=wanted.days, renew=is_known)
-    print(f"issued {role.value} {name}, until {bundle.expires:%Y-%m-%d}: {need.because}")
-    return format_bundle(bundle)
+    if need.action is Action.ISSUE:
+        is_known = any(state.certificate.name == name for state in states)
+        bundle = authority.issue(name, role, now=now, endpoint=wanted.endpoint, days=wanted.days, renew=is_known)
+        print(f"issued {role.value} {name}, until {bundle.expires:%Y-%m-%d}: {need.because}")
+        text = format_bundle(bundle)
+    elif need.action is Action.LEAVE_REVOKED:
+        kind = "agent" if role is Role.AGENT else "operator"
+        print(
+            f"{name}: {need.because}; to let it in again: certificate renew --{kind} {name}, then an upgrade",
+            file=sys.stderr,
+        )
+    if text is not None:
+        files[key] = text
 
 
 def _parsed(text: str) -> Bundle | None:

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -30,7 +31,7 @@ from tests.cluster.gpus import NodeGpus, gpus_on_node
 from tests.cluster.operations_page import commands_under
 from tests.cluster.pods import make_namespace, wait_gone
 from tests.cluster.rights import asked, covers, rights_of
-from tests.fakes.cert_manager import CertManager
+from tests.fakes.cert_manager import CertManager, read_serial
 from tools.images.build import Built
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(600)]
@@ -309,7 +310,9 @@ def test_node_that_is_added_gets_its_certificate_by_the_upgrade(site: Site) -> N
     second = site.cluster.real_nodes[1].name
     before = site.secret("swingbus-controller-certificates")
     nodes = json.dumps([{"name": plan.name} for plan in site.cluster.real_nodes])
-    _upgrade(site, "--set-json", f"agent.nodes={nodes}", "--set", "certificates.renewWithinDays=400")
+    _upgrade(
+        site, "--set-json", f"agent.nodes={nodes}", "--set", "certificates.days=400,certificates.renewWithinDays=370"
+    )
     wait_until(lambda: _said(site, second, f": agent {second}, "), what="its certificate", timeout_s=60, poll_s=1.0)
     after = site.secret("swingbus-controller-certificates")
     assert after["ca.pem"] == before["ca.pem"] and after["server.pem"] != before["server.pem"]
@@ -334,6 +337,23 @@ def test_job_of_certificates_has_the_rights_it_needs_and_no_others(site: Site) -
         assert site.kubectl("get", kind, "swingbus-certificates", "--ignore-not-found") == ""
 
 
+def _wait_refused(site: Site, node_name: str) -> None:
+    """Wait until a node's agent is shut out; where it got in before the controller read the list it begins anew."""
+    # A kubelet looks at a pod's volumes when it looks at the pod: now, not within its minute.
+    name = site.pod("controller")["metadata"]["name"]
+
+    def is_refused() -> bool:
+        site.kubectl("annotate", "--overwrite", "pod", name, f"looked-at={time.monotonic()}")
+        agent = site.pod_on(node_name)
+        if agent and "CERTIFICATE_REVOKED" in site.kubectl("logs", agent, "-c", "agent", "--ignore-errors"):
+            return True
+        if agent:
+            site.kubectl("delete", "pod", agent, "--ignore-not-found")
+        return False
+
+    wait_until(is_refused, what="its refusal", timeout_s=150, poll_s=4.0)
+
+
 def test_person_gets_her_bundle_by_her_own_rights_and_an_agent_is_shut_out(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,19 +365,7 @@ def test_person_gets_her_bundle_by_her_own_rights_and_an_agent_is_shut_out(
     first = site.cluster.real_nodes[0].name
     bundle = parse_bundle(site.secret("swingbus-agent-bundles")[f"{first}.bundle.toml"])
     assert main(["certificate", "deny", *place, "--serial", bundle.serial, "--reason", "stolen"]) == 0
-    # A kubelet looks at a pod's Secrets when it looks at the pod: now, not within its minute.
-    site.kubectl("annotate", "--overwrite", "pod", site.pod("controller")["metadata"]["name"], "looked-at=now")
-
-    def is_refused() -> bool:
-        """Whether the agent is refused; where it got in before the list did it begins anew."""
-        name = site.pod_on(first)
-        if name and "CERTIFICATE_REVOKED" in site.kubectl("logs", name, "-c", "agent", "--ignore-errors"):
-            return True
-        if name and _connected(site):
-            site.kubectl("delete", "pod", name)
-        return False
-
-    wait_until(is_refused, what="its refusal", timeout_s=120, poll_s=2.0)
+    _wait_refused(site, first)
     _upgrade(site)
     assert site.secret("swingbus-agent-bundles")[f"{first}.bundle.toml"] == format_bundle(bundle)
 
@@ -366,17 +374,17 @@ def test_release_goes_over_to_certificates_of_cert_manager(site: Site) -> None:
     """Secrets as it makes them for controller, test and the first node: all go on; the second waits for its own, and says so."""
     first, second = (plan.name for plan in site.cluster.real_nodes)
     issuer = CertManager()
-    for name, files in {
-        "controller-tls": issuer.server(["swingbus-controller", _HOST]),
-        f"agent-tls-{first}": issuer.client(first, "swingbus:role:agent"),
-        "test-tls": issuer.client("helm-test", "swingbus:role:viewer", is_rsa=False),
-    }.items():
-        words = [f"--from-literal={key}={text}" for key, text in files.items()]
-        site.kubectl("create", "secret", "generic", name, *words)
+    issued = issuer.client(first, "swingbus:role:agent")
+
+    def give(name: str, files: Mapping[str, str]) -> None:
+        site.kubectl("create", "secret", "generic", name, *(f"--from-literal={k}={text}" for k, text in files.items()))
+
+    give("controller-tls", issuer.server(["swingbus-controller", _HOST]))
+    give(f"agent-tls-{first}", issued)
+    give("test-tls", issuer.client("helm-test", "swingbus:role:viewer", is_rsa=False))
     _upgrade(
         site,
         *("--set", "certificates.create=false,controller.certificates.secretName=controller-tls"),
-        *("--set-json", 'controller.certificates.denied=["0badc0de"]'),
         *("--set", "agent.bundles.tlsSecretPrefix=agent-tls-,test.tlsSecretName=test-tls"),
         *("--set-json", f"agent.nodes={json.dumps([{'name': first}, {'name': second}])}"),
     )
@@ -384,6 +392,19 @@ def test_release_goes_over_to_certificates_of_cert_manager(site: Site) -> None:
     # An update goes on to the next node when one is ready, which the second can't be: both at once.
     site.kubectl("delete", "pods", "-lapp.kubernetes.io/component=agent", "--wait=false")
     wait_until(lambda: _connected(site), what="the first node's agent", timeout_s=90, poll_s=0.5)
-    wait_until(lambda: _said(site, second, "has no tls."), what="what the second lacks", timeout_s=60, poll_s=1.0)
+    lacks = f"there is no bundle at /etc/swingbus/tls/{second}"
+    wait_until(lambda: _said(site, second, lacks), what="what the second lacks", timeout_s=60, poll_s=1.0)
     told = site.helm_test()
     assert "Phase:          Succeeded" in told and told.count(" serving") == 4, told
+    # What the second waits for comes: it goes on by itself, without anybody touching it but to look sooner.
+    give(f"agent-tls-{second}", issuer.client(second, "swingbus:role:agent"))
+
+    def is_in() -> bool:
+        site.kubectl("annotate", "--overwrite", "pod", site.pod_on(second), f"looked-at={time.monotonic()}")
+        return site.metric("swingbus_agents", 'state="live"') == 2
+
+    wait_until(is_in, what="the second node's agent", timeout_s=180, poll_s=2.0)
+    # Revoked by a list that is no part of the release.
+    serial = read_serial(issued["tls.crt"])
+    site.kubectl("create", "configmap", "swingbus-denied", f"--from-literal=denied.txt={serial}")
+    _wait_refused(site, first)

@@ -108,10 +108,6 @@ _CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"controller": {**CONTROLLER, "certificates": {"secretName": "half-tls"}}},
         "controller.certificates.secretName: the Secret half-tls in namespace refused has no key tls.key",
     ),
-    "two deny lists": (
-        {"controller": {**CONTROLLER, "certificates": {"secretName": "controller-certificates", "denied": ["0a"]}}},
-        "controller.certificates.denied: the Secret controller-certificates has a denied.txt of its own",
-    ),
     "no Secret of cert-manager's for the test": (
         {"controller": CONTROLLER, "test": {"tlsSecretName": "half-tls"}},
         "test.tlsSecretName: the Secret half-tls in namespace refused has no key tls.key",
@@ -232,6 +228,13 @@ def test_node_without_cert_managers_secret_is_named(release: Release) -> None:
     agent = {**AGENT, "nodes": [{"name": node}], "bundles": {"tlsSecretPrefix": "agent-"}, "endpoint": "c.example:443"}
     with pytest.raises(SwingbusError, match=f"agent.bundles.tlsSecretPrefix: there is no Secret agent-{node} in"):
         release.install(agent=agent)
+
+
+def test_deny_list_that_would_not_count_is_refused(release: Release) -> None:
+    """Of two the Secret's own counts."""
+    release.kubectl("create", "configmap", "swingbus-denied", "--from-literal=denied.txt=0a1b")
+    with pytest.raises(SwingbusError, match=r"the Secret controller-certificates has a denied\.txt of its own"):
+        release.install(controller=CONTROLLER)
 
 
 def test_with_all_that_is_needed_nothing_is_refused(release: Release) -> None:

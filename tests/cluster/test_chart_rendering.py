@@ -13,7 +13,6 @@ import yaml
 from swingbus import __version__
 from swingbus.faults import SwingbusError
 from swingbus_agent.settings import load_settings
-from swingbus_controller.adapters.pki_records import parse_deny_list
 from swingbus_sim.cluster.up import Cluster
 from tests.cluster.chart import AGENT, CONTROLLER, template, without
 from tests.cluster.pods import make_namespace
@@ -174,9 +173,8 @@ def test_missing_value_is_told_with_the_next_step(
         ({"certificates": {"create": True}}, "controller.enabled is off"),
         (_made(controller=CONTROLLER), "certificates.create and controller.certificates.secretName are both set"),
         (_made(agent=AGENT), "certificates.create and agent.bundles.secretName are both set"),
-        (_made(controller=_OWN | {"certificates": {"denied": ["0a"]}}), "certificate deny --namespace rendered"),
+        (_made(certificates={"create": True, "days": 60}), "renewWithinDays must be less than certificates.days"),
         (_made(certificates={"create": True, "names": ["http://x"]}), "names"),
-        ({"controller": {**CONTROLLER, "certificates": {"denied": ["no serial"]}}}, "denied"),
         (_made(test={"bundleSecretName": "a", "tlsSecretName": "b"}), "are both set: keep one"),
         ({"agent": {**AGENT, "config": "writes = true\n"}}, "sets `writes`, which the chart writes"),
         ({"agent": {**AGENT, "config": "[node]\nrun_as_user = 0\n"}}, r"has a table \[node\]"),
@@ -311,7 +309,7 @@ def _arguments(workload: dict[str, Any]) -> list[str]:
 def test_job_makes_what_the_release_needs(chart: Chart) -> None:
     """For each agent that takes its bundle from the cluster, and for the test unless it has one of its own; at every name that is told."""
     agent = {**AGENT, "bundles": {}}
-    told = {"create": True, "names": ["c.example", "10.0.0.5"], "days": 90, "renewWithinDays": 30}
+    told = {"create": True, "names": ["c.example", "2001:db8::"], "days": 90, "renewWithinDays": 30}
     objects = chart.objects(**_made(agent=agent, certificates=told))
     job = objects["Job/swingbus-certificates"]
     host = f"swingbus-controller.{_NAMESPACE}.svc"
@@ -322,7 +320,7 @@ def test_job_makes_what_the_release_needs(chart: Chart) -> None:
         f"--endpoint={host}:7443",
         f"--name={host}",
         "--name=c.example",
-        "--name=10.0.0.5",
+        "--name=2001:db8::",
         "--agent=gpu-1",
         "--agent=gpu-2",
         "--viewer=helm-test",
@@ -343,19 +341,17 @@ def test_job_makes_what_the_release_needs(chart: Chart) -> None:
 
 
 def test_secrets_of_cert_manager_are_taken_as_they_are(chart: Chart) -> None:
-    """The controller's whole, each node's under its name, revoked serials beside it; the endpoint is this release's or as told."""
+    """The controller's whole and above revoked serials beside it, each node's under its name; the endpoint is this release's or as told."""
     agent = {**AGENT, "bundles": {"tlsSecretPrefix": "agent-"}}
-    own = {**CONTROLLER, "certificates": {"secretName": "controller-tls", "denied": ["0A:1b", "ff"]}}
+    own = {**CONTROLLER, "certificates": {"secretName": "controller-tls"}}
     objects = chart.objects(controller=own, agent=agent, test={"tlsSecretName": "test-tls"})
     (pki,) = [
         volume for volume in _pod(objects["Deployment/swingbus-controller"])["volumes"] if volume["name"] == "pki"
     ]
     assert [next(iter(source.values()))["name"] for source in pki["projected"]["sources"]] == [
+        "swingbus-denied",
         "controller-tls",
-        "swingbus-controller-denied",
     ]
-    text = objects["ConfigMap/swingbus-controller-denied"]["data"]["denied.txt"]
-    assert parse_deny_list(text, "denied") == {"a1b", "ff"}
     workload = objects["DaemonSet/swingbus-agent"]
     (bundles,) = [volume for volume in _pod(workload)["volumes"] if volume["name"] == "bundles"]
     assert [
@@ -365,7 +361,9 @@ def test_secrets_of_cert_manager_are_taken_as_they_are(chart: Chart) -> None:
         ("agent-gpu-2", "gpu-2/tls.key"),
     ]
     here = f"swingbus-controller.{_NAMESPACE}.svc:7443"
-    assert _arguments(workload)[1] == "/etc/swingbus/tls" and _arguments(workload)[-1] == f"--endpoint={here}"
+    assert (
+        _arguments(workload)[1] == "/etc/swingbus/tls/$(NODE_NAME)" and _arguments(workload)[-1] == f"--endpoint={here}"
+    )
     test = objects["Pod/swingbus-test"]["spec"]
     assert test["containers"][0]["args"][:2] == ["--bundle=/etc/swingbus/client", f"--endpoint={here}"]
     elsewhere = chart.objects(agent={**agent, "endpoint": "c.example:443"})["DaemonSet/swingbus-agent"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from swingbus.bundle import Bundle, parse_bundle
 from swingbus.faults import AlreadyExists, InvalidInput, NotFound, StaleRevision, WrongState
 from swingbus.rpc.roles import Role
+from swingbus_controller.adapters.kubernetes.answers import Answer, ByteStream
 from swingbus_controller.adapters.kubernetes.resources import SECRETS, ApiCall
 from swingbus_controller.adapters.kubernetes.secrets import BYTES_AT_MOST, SecretFiles, read_secret, write_secret
 from swingbus_controller.adapters.pki import CertificateAuthority
@@ -72,12 +74,13 @@ async def test_secret_is_written_as_it_was_seen_or_not_at_all(rig: Rig) -> None:
     where = (rig.api, rig.namespace, "files")
     nothing = await read_secret(*where)
     assert not nothing.is_there
-    assert await write_secret(*where, {"a.txt": "1", "b": "größe"}, seen=nothing)
+    written = await write_secret(*where, {"a.txt": "1", "b": "größe"}, seen=nothing)
     first = await read_secret(*where)
+    assert written == first
     assert first.files == {"a.txt": "1", "b": "größe"} and first.is_there and "größe" not in repr(first)
-    assert not await write_secret(*where, {"a.txt": "1", "b": "größe"}, seen=first)
+    assert await write_secret(*where, {"a.txt": "1", "b": "größe"}, seen=first) is first
     assert (await read_secret(*where)).revision == first.revision
-    assert await write_secret(*where, {"b": "2", "c": ""}, seen=first)
+    assert await write_secret(*where, {"b": "2", "c": ""}, seen=first) != first
     assert (await read_secret(*where)).files == {"b": "2", "c": ""}
     with pytest.raises(StaleRevision):
         await write_secret(*where, {"a": "late"}, seen=first)
@@ -159,27 +162,118 @@ async def test_controller_that_moves_is_told_to_everybody(rig: Rig) -> None:
         assert (authority.endpoint, list(authority.server_names)) == ("c.example:443", [_HOST, "c.example"])
 
 
-async def test_what_was_revoked_is_not_replaced_behind_anybodys_back(
-    rig: Rig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Until its key is taken out of the Secret on purpose."""
+async def _deny(rig: Rig, serial: str) -> None:
+    async with lend_authority(rig.api, rig.namespace) as lent:
+        CertificateAuthority(lent.directory).deny(serial, comment="stolen")
+        await lent.give_back()
+
+
+async def _denied(rig: Rig) -> str:
+    """Return the deny list that the controller goes by."""
+    return (await read_secret(rig.api, rig.namespace, CONTROLLER_SECRET)).files["denied.txt"]
+
+
+async def test_who_was_revoked_is_let_in_again_by_a_person_alone(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither by another run, nor by leaving the values and coming back, nor by a bundle that is gone or spoilt: by a renewal."""
     await provide(rig.api, rig.namespace, WANTED, NOW)
     before = await _bundles(rig)
-    async with lend_authority(rig.api, rig.namespace) as lent:
-        CertificateAuthority(lent.directory).deny(before["gpu-1"].serial, comment="stolen")
-        await lent.give_back()
-    denied = (await read_secret(rig.api, rig.namespace, CONTROLLER_SECRET)).files["denied.txt"]
-    assert before["gpu-1"].serial in denied
+    await _deny(rig, before["gpu-1"].serial)
+    assert before["gpu-1"].serial in await _denied(rig)
     capsys.readouterr()
     await provide(rig.api, rig.namespace, WANTED, NOW)
     assert await _bundles(rig) == before
-    assert "gpu-1: its certificate is revoked; for a new one take gpu-1.bundle.toml out" in capsys.readouterr().err
-    seen = await read_secret(rig.api, rig.namespace, AGENTS_SECRET)
-    rest = {name: text for name, text in seen.files.items() if name != "gpu-1.bundle.toml"}
-    await write_secret(rig.api, rig.namespace, AGENTS_SECRET, rest, seen=seen)
+    assert (
+        "gpu-1: its certificate is revoked; to let it in again: certificate renew --agent gpu-1"
+        in capsys.readouterr().err
+    )
+    await _put(rig, AGENTS_SECRET, **{"gpu-1__bundle__toml": "spoilt"})
+    await provide(rig.api, rig.namespace, WANTED, NOW)
+    assert (await read_secret(rig.api, rig.namespace, AGENTS_SECRET)).files["gpu-1.bundle.toml"] == "spoilt"
+    await provide(rig.api, rig.namespace, replace(WANTED, agents=("gpu-2",)), NOW)
+    await provide(rig.api, rig.namespace, WANTED, NOW)
+    assert await _bundles(rig) == {"gpu-2": before["gpu-2"]}
+    async with lend_authority(rig.api, rig.namespace) as lent:
+        CertificateAuthority(lent.directory).issue("gpu-1", Role.AGENT, now=NOW, renew=True)
+        await lent.give_back()
     await provide(rig.api, rig.namespace, WANTED, NOW)
     after = await _bundles(rig)
     assert after["gpu-1"].serial != before["gpu-1"].serial and after["gpu-2"] == before["gpu-2"]
+    assert before["gpu-1"].serial in await _denied(rig)
+
+
+async def test_revocation_between_somebody_elses_looks_stays(rig: Rig) -> None:
+    """Whoever read the authority before it, or only looks, writes no older list over it."""
+    await provide(rig.api, rig.namespace, WANTED, NOW)
+    serial = (await _bundles(rig))["gpu-1"].serial
+
+    class Slow:
+        """An API whose first answers are old: between them somebody revokes."""
+
+        def __init__(self) -> None:
+            self.left = 1
+
+        async def call(self, call: ApiCall, *, timeout_s: float | None = None) -> Answer:
+            answer = await rig.api.call(call, timeout_s=timeout_s)
+            if self.left:
+                self.left = 0
+                await _deny(rig, serial)
+            return answer
+
+        def stream(self, call: ApiCall) -> AbstractAsyncContextManager[ByteStream]:
+            return rig.api.stream(call)
+
+    async with lend_authority(Slow(), rig.namespace) as lent:
+        await lent.give_back()
+    assert serial in await _denied(rig)
+
+
+async def test_authority_that_is_put_back_from_a_backup_revokes_what_was_revoked_since(rig: Rig) -> None:
+    """The controller's own Secret remembers it."""
+    await provide(rig.api, rig.namespace, WANTED, NOW)
+    backup = await read_secret(rig.api, rig.namespace, AUTHORITY_SECRET)
+    serial = (await _bundles(rig))["gpu-1"].serial
+    await _deny(rig, serial)
+    seen = await read_secret(rig.api, rig.namespace, AUTHORITY_SECRET)
+    await write_secret(rig.api, rig.namespace, AUTHORITY_SECRET, backup.files, seen=seen)
+    await provide(rig.api, rig.namespace, WANTED, NOW)
+    assert serial in await _denied(rig)
+    assert serial in (await read_secret(rig.api, rig.namespace, AUTHORITY_SECRET)).files["denied.txt"]
+
+
+async def test_controllers_secret_that_somebody_touched_follows_the_authority(rig: Rig) -> None:
+    """What was signed is shown, though the controller's Secret was written since it was read; a later authority's is left alone."""
+    await provide(rig.api, rig.namespace, WANTED, NOW)
+    async with lend_authority(rig.api, rig.namespace) as lent:
+        CertificateAuthority(lent.directory).renew_server(now=NOW)
+        await _put(rig, CONTROLLER_SECRET, note="touched")
+        await lent.give_back()
+        renewed = (lent.directory / "server.pem").read_text()
+    shown = (await read_secret(rig.api, rig.namespace, CONTROLLER_SECRET)).files
+    assert shown["server.pem"] == renewed and "note" not in shown
+
+
+async def test_half_an_authority_is_told_by_what_it_lacks(rig: Rig) -> None:
+    """Without its key it can still be looked at and revoked by; without its index nothing can be said."""
+    await provide(rig.api, rig.namespace, WANTED, NOW)
+    seen = await read_secret(rig.api, rig.namespace, AUTHORITY_SECRET)
+    rest = {name: text for name, text in seen.files.items() if name != "ca-key.pem"}
+    seen = await write_secret(rig.api, rig.namespace, AUTHORITY_SECRET, rest, seen=seen)
+    serial = (await _bundles(rig))["gpu-2"].serial
+    await _deny(rig, serial)
+    assert serial in await _denied(rig)
+    seen = await read_secret(rig.api, rig.namespace, AUTHORITY_SECRET)
+    rest = {name: text for name, text in rest.items() if name != "index.jsonl"}
+    await write_secret(rig.api, rig.namespace, AUTHORITY_SECRET, rest, seen=seen)
+    with pytest.raises(InvalidInput, match=r"Secret swingbus-authority in namespace \S+ has no index.jsonl"):
+        async with lend_authority(rig.api, rig.namespace):
+            pass
+
+
+async def test_certificates_that_every_run_would_renew_are_refused(rig: Rig) -> None:
+    """Before anything is made."""
+    with pytest.raises(InvalidInput, match="would be renewed by every run"):
+        await provide(rig.api, rig.namespace, replace(WANTED, days=60), NOW)
+    assert not any(each.is_there for each in (await _secrets(rig)).values())
 
 
 async def test_rotation_renews_everybody_in_two_runs(rig: Rig) -> None:

@@ -90,3 +90,8 @@ def _begun(subject: x509.Name, issuer: x509.Name, key: PrivateKey) -> x509.Certi
 
 def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def read_serial(certificate_pem: str) -> str:
+    """Return a certificate's serial as openssl and people write it: in upper case."""
+    return f"{x509.load_pem_x509_certificate(certificate_pem.encode()).serial_number:X}"

@@ -15,8 +15,8 @@ An upgrade is refused only for what would keep the new pods from starting: it ma
 {{- $isForeign := hasKey (dig "data" dict (lookup "v1" "Secret" $.Release.Namespace .)) "tls.crt" }}
 {{- include "swingbus.checkSecret" (list $ . "controller.certificates.secretName" (ternary (list "tls.crt" "tls.key" "ca.crt") (list "ca.pem" "server.pem") $isForeign)) }}
 {{- end }}
-{{- if and .certificates.denied (hasKey (dig "data" dict (lookup "v1" "Secret" $.Release.Namespace .certificates.secretName)) "denied.txt") }}
-{{- fail (printf "controller.certificates.denied: the Secret %s has a denied.txt of its own: write the serials there" .certificates.secretName) }}
+{{- if and .certificates.secretName (lookup "v1" "ConfigMap" $.Release.Namespace "swingbus-denied") (hasKey (dig "data" dict (lookup "v1" "Secret" $.Release.Namespace .certificates.secretName)) "denied.txt") }}
+{{- fail (printf "the Secret %s has a denied.txt of its own, so the ConfigMap swingbus-denied would not count: write its serials there, and delete it" .certificates.secretName) }}
 {{- end }}
 {{- if .siteConfigMap }}
 {{- $found := lookup "v1" "ConfigMap" $.Release.Namespace .siteConfigMap }}

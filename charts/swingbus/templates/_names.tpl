@@ -55,10 +55,6 @@ swingbus-controller.{{ .Release.Namespace }}.svc:{{ .Values.controller.service.p
 {{- end -}}
 
 {{/* Secrets with certificates: yours, or what the chart's job makes (templates/certificates.yaml); the test's may be none. */}}
-{{- define "swingbus.controllerSecret" -}}
-{{ ternary "swingbus-controller-certificates" .Values.controller.certificates.secretName .Values.certificates.create }}
-{{- end -}}
-
 {{- define "swingbus.agentsSecret" -}}
 {{ ternary "swingbus-agent-bundles" .Values.agent.bundles.secretName .Values.certificates.create }}
 {{- end -}}

@@ -55,9 +55,6 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- if and $.Values.certificates.create .certificates.secretName }}
 {{- fail "certificates.create and controller.certificates.secretName are both set: keep one" }}
 {{- end }}
-{{- if and $.Values.certificates.create .certificates.denied }}
-{{- fail (printf "controller.certificates.denied is for certificates of yours; with certificates.create: swingbus-controller certificate deny --namespace %s --serial SERIAL --reason WHY" $namespace) }}
-{{- end }}
 {{- if not (or $.Values.certificates.create .certificates.secretName) }}
 {{- fail "the controller has no certificates: set certificates.create=true, or make a Secret (docs/certificates.md) and name it in controller.certificates.secretName" }}
 {{- end }}

@@ -1,6 +1,6 @@
 """Which certificates a job that runs again and again has to issue: pure decisions about what is there.
 
-Refuses to take back what a person decided: a certificate that was revoked is not replaced behind that person's back.
+Refuses to take back what a person decided: a holder whose newest certificate was revoked gets no other until somebody renews it by hand.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Need:
 
 
 def holder_need(
+    name: str,
     held: Bundle | None,
     states: Sequence[CertificateState],
     *,
@@ -48,13 +49,16 @@ def holder_need(
         endpoint: what bundles should carry.
         renew_within: before its end.
     """
+    newest = [state for state in states if state.certificate.name == name][-1:]
+    if newest and newest[0].state == "denied":
+        return Need(Action.LEAVE_REVOKED, "its certificate is revoked")
     if held is None:
         return Need(Action.ISSUE, "it has none")
     known = {state.certificate.serial: state for state in states}.get(held.serial)
     if known is None:
         return Need(Action.ISSUE, "the one it has is another authority's")
     if known.state == "denied":
-        return Need(Action.LEAVE_REVOKED, "its certificate is revoked")
+        return Need(Action.ISSUE, "the one it has is revoked, and it was given another since")
     if held.ca_pem.strip() != ca_pem.strip():
         return Need(Action.ISSUE, "the authority rotates")
     if held.endpoint != endpoint:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from swingbus.bundle import load_bundle, parse_bundle
-from swingbus.faults import AlreadyExists, InvalidInput, NotFound
+from swingbus.faults import AlreadyExists, InvalidInput, NotFound, Unreachable
+from swingbus_controller.adapters.kubernetes.access import usual_kubeconfig
 from swingbus_controller.pki_commands import mount
 
 Run = Callable[..., int]
@@ -67,7 +68,7 @@ def test_list_as_json_and_expiry_warning(run: Run, capsys: pytest.CaptureFixture
     listed = json.loads(capsys.readouterr().out)["certificates"]
     assert [(c["name"], c["state"]) for c in listed] == [("swingbus-controller", "valid"), ("edge-1", "expiring")]
     run("certificate", "list", "--pki", "p")
-    assert "certificate renew --agent edge-1" in capsys.readouterr().err
+    assert "certificate renew --pki p --agent edge-1" in capsys.readouterr().err
 
 
 def test_bundle_is_never_overwritten_by_chance(run: Run) -> None:
@@ -124,7 +125,7 @@ def test_rotate_says_whom_to_renew(run: Run, capsys: pytest.CaptureFixture[str])
     run("init", "--pki", "p")
     run("certificate", "issue", "--pki", "p", "--agent", "edge-1")
     run("certificate", "rotate", "--pki", "p")
-    assert "certificate renew --agent edge-1" in capsys.readouterr().out
+    assert "certificate renew --pki p --agent edge-1" in capsys.readouterr().out
     assert run("certificate", "rotate", "--pki", "p", "--finish", "--force") == 0
 
 
@@ -140,3 +141,45 @@ def test_bad_name_is_refused_with_the_fix(run: Run) -> None:
     run("init", "--pki", "p")
     with pytest.raises(InvalidInput, match="try 'edge-1'"):
         run("certificate", "issue", "--pki", "p", "--agent", "Edge-1")
+
+
+def test_old_certificate_counts_until_the_new_one_is_written(run: Run, tmp_path: Path) -> None:
+    """A bundle that can't be written locks nobody out."""
+    run("init", "--pki", "p")
+    run("certificate", "issue", "--pki", "p", "--agent", "edge-1")
+    full = tmp_path / "full"
+    full.mkdir()
+    target = full / "edge-1.toml"
+    target.mkdir()  # a folder can't be replaced by a file
+    with pytest.raises(Unreachable, match="cannot write"):
+        run("certificate", "renew", "--pki", "p", "--agent", "edge-1", "--deny-old", "--force", "--out", str(target))
+    assert "edge-1" not in Path("p/denied.txt").read_text()
+    old = load_bundle(Path("edge-1.bundle.toml")).serial
+    assert run("certificate", "renew", "--pki", "p", "--agent", "edge-1", "--deny-old", "--force") == 0
+    assert old in Path("p/denied.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--pki", "p", "--namespace", "n"), "two places: name one"),
+        (("--kubeconfig", "f"), "belong to --namespace"),
+        (("--context", "c"), "belong to --namespace"),
+    ],
+)
+def test_place_is_said_once(run: Run, options: tuple[str, ...], words: str) -> None:
+    """Not one that is quietly left out."""
+    with pytest.raises(InvalidInput, match=words):
+        run("certificate", "list", *options)
+
+
+def test_kubeconfig_is_the_one_that_other_tools_go_by(tmp_path: Path) -> None:
+    """Named, usual, or none; several are nobody's guess."""
+    assert usual_kubeconfig({"HOME": str(tmp_path)}) is None
+    usual = tmp_path / ".kube" / "config"
+    usual.parent.mkdir()
+    usual.touch()
+    assert usual_kubeconfig({"HOME": str(tmp_path)}) == usual
+    assert usual_kubeconfig({"HOME": str(tmp_path), "KUBECONFIG": "mine"}) == Path("mine")
+    with pytest.raises(InvalidInput, match="names several files"):
+        usual_kubeconfig({"KUBECONFIG": "a:b"})

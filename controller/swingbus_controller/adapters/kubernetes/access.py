@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from swingbus.faults import NotFound
+from swingbus.faults import InvalidInput, NotFound
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -84,6 +84,21 @@ async def load_access(kubeconfig: Path | None, context: str | None) -> ClusterAc
     from swingbus_controller.adapters.kubernetes.kubeconfig import load_kubeconfig
 
     return await load_kubeconfig(kubeconfig, context)
+
+
+def usual_kubeconfig(environ: Mapping[str, str]) -> Path | None:
+    """Return the kubeconfig that a person's tools go by where none is named; None where there is none, as in a pod.
+
+    Raises InvalidInput where the variable KUBECONFIG names several.
+    """
+    named = environ.get("KUBECONFIG", "")
+    if os.pathsep in named:
+        raise InvalidInput(
+            f"the environment variable KUBECONFIG names several files ({named}): say which one with --kubeconfig FILE",
+            reason="BAD_KUBECONFIG",
+        )
+    usual = Path(named) if named else Path(environ.get("HOME") or "/") / ".kube" / "config"
+    return usual if named or usual.is_file() else None
 
 
 def load_in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT_FOLDER) -> ClusterAccess:

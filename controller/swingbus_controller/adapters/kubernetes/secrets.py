@@ -78,8 +78,10 @@ def check_size(namespace: str, name: str, files: Mapping[str, str]) -> None:
         )
 
 
-async def write_secret(api: KubeApi, namespace: str, name: str, files: Mapping[str, str], *, seen: SecretFiles) -> bool:
-    """Make a Secret hold these files and no others; return whether it had to change.
+async def write_secret(
+    api: KubeApi, namespace: str, name: str, files: Mapping[str, str], *, seen: SecretFiles
+) -> SecretFiles:
+    """Make a Secret hold these files and no others; return it as it is now, `seen` itself where nothing had to change.
 
     Args:
         seen: what `read_secret` returned.
@@ -87,7 +89,7 @@ async def write_secret(api: KubeApi, namespace: str, name: str, files: Mapping[s
     Raises StaleRevision or AlreadyExists where somebody wrote it since; InvalidInput where the files are more than a Secret can hold.
     """
     if seen.is_there and dict(seen.files) == dict(files):
-        return False
+        return seen
     check_size(namespace, name, files)
     data: dict[str, str | None] = {key: base64.b64encode(text.encode()).decode() for key, text in files.items()}
     if not seen.is_there:
@@ -105,5 +107,5 @@ async def write_secret(api: KubeApi, namespace: str, name: str, files: Mapping[s
         call = ApiCall(
             verb="patch", resource=SECRETS, namespace=namespace, name=name, body=body, content_type=MERGE_PATCH
         )
-    decode(await api.call(call), _DECODER, call)
-    return True
+    written = decode(await api.call(call), _DECODER, call)
+    return SecretFiles(dict(files), written.metadata.resource_version)
