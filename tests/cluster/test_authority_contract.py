@@ -58,7 +58,7 @@ def test_person_works_on_it_with_her_own_rights(
     assert told.count('"state": "valid"') == 3 and told.count('"state": "denied"') == 1, told
     assert main(["certificate", "renew", *by_hand, "--server"]) == 0
     assert main(["certificate", "rotate", *by_hand]) == 0
-    assert "certificate renew --agent gpu-1" in capsys.readouterr().out
+    assert f"certificate renew --namespace {by_hand[1]} --agent gpu-1" in capsys.readouterr().out
     assert [path.name for path in Path.cwd().iterdir() if path.suffix in (".pem", ".jsonl")] == []
 
 

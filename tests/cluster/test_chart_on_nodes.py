@@ -394,8 +394,6 @@ def test_release_goes_over_to_certificates_of_cert_manager(site: Site) -> None:
     wait_until(lambda: _connected(site), what="the first node's agent", timeout_s=90, poll_s=0.5)
     lacks = f"there is no bundle at /etc/swingbus/tls/{second}"
     wait_until(lambda: _said(site, second, lacks), what="what the second lacks", timeout_s=60, poll_s=1.0)
-    told = site.helm_test()
-    assert "Phase:          Succeeded" in told and told.count(" serving") == 4, told
     # What the second waits for comes: it goes on by itself, without anybody touching it but to look sooner.
     give(f"agent-tls-{second}", issuer.client(second, "swingbus:role:agent"))
 
@@ -404,6 +402,8 @@ def test_release_goes_over_to_certificates_of_cert_manager(site: Site) -> None:
         return site.metric("swingbus_agents", 'state="live"') == 2
 
     wait_until(is_in, what="the second node's agent", timeout_s=180, poll_s=2.0)
+    told = site.helm_test()
+    assert "Phase:          Succeeded" in told and told.count(" serving") == 4, told
     # Revoked by a list that is no part of the release.
     serial = read_serial(issued["tls.crt"])
     site.kubectl("create", "configmap", "swingbus-denied", f"--from-literal=denied.txt={serial}")
