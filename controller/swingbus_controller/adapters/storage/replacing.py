@@ -48,7 +48,12 @@ def replace_database(path: Path, new: Path, suffix: str) -> Path | None:
             sync(path.parent)
             for tail in logs:
                 _beside(path, tail).unlink()
-            _beside(path, "-shm").unlink(missing_ok=True)
+        elif logs := _logs_of(path):
+            aside = _free_name(path, suffix)
+            for tail in logs:
+                _beside(path, tail).rename(_beside(aside, tail))
+            sync(path.parent)
+        _beside(path, "-shm").unlink(missing_ok=True)
         new.rename(path)
         sync(path.parent)
     except BaseException as error:
@@ -74,6 +79,9 @@ def _fold_logs(path: Path) -> Sequence[str]:
     """Bring into the file what its logs hold; return the tails of logs that can't be: then the file is damaged, and they stay with it."""
     if _logs_of(path) and path.stat().st_size > 0:  # to an empty file SQLite counts no log, and removes it
         try:
+            # Whether it can be read is tried without a change: to close a damaged one may remove its log.
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+                database.execute("SELECT count(*) FROM sqlite_master").fetchone()
             with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as database:
                 database.execute("PRAGMA synchronous=FULL")
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
