@@ -5,6 +5,7 @@ Real processes, held in the middle by a reader or a writer that does not go on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -88,6 +89,8 @@ def half_written(data: Path, copy: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.stdin.write(whole[: len(whole) // 2])  # more than a pipe holds: when this is done it has begun to read
         process.stdin.flush()
         assert left_in(data), "it does not work in the data folder: the test shows nothing"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)  # now it waits for the rest
         yield process
 
 
@@ -105,7 +108,7 @@ def test_sigterm_leaves_nothing(half: str, data: Path, copy: Path) -> None:
     before = everything(data)
     with begun(half, data, copy) as process:
         process.send_signal(signal.SIGTERM)
-        process.wait(60.0)  # nobody reads on, or writes on
+        process.wait(10.0)  # nobody reads on, or writes on
         assert process.stderr is not None
         said = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM and b"Traceback" not in said, said

@@ -7,7 +7,6 @@ of the folder is changed before the backup has been checked, the site compared w
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from contextlib import closing
 from dataclasses import dataclass
@@ -75,8 +74,7 @@ def restore_journal(source: BinaryIO, called: str, data_dir: Path, clock: Clock,
     try:
         target = data_dir / JOURNAL
         with unfinished(data_dir, target) as partial:
-            with partial.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+            _receive(source, called, partial)
             facts = check_journal(partial, progress, called=called)
             if not facts.site:
                 raise InvalidInput(f"{called} holds no entry: there is nothing to restore.", reason="NO_JOURNAL")
@@ -101,6 +99,21 @@ def restore_journal(source: BinaryIO, called: str, data_dir: Path, clock: Clock,
         )
     finally:
         hold.close()
+
+
+def _receive(source: BinaryIO, called: str, partial: Path) -> None:
+    with partial.open("wb") as file:
+        while True:
+            try:
+                # One call of the system at a time: a signal is heard before the next, which may wait for ever.
+                chunk = os.read(source.fileno(), 1 << 20)
+            except OSError as error:
+                raise Unreachable(
+                    f"cannot read {called}: {error.strerror}; nothing was changed.", reason="CANNOT_READ"
+                ) from error
+            if not chunk:
+                return
+            file.write(chunk)
 
 
 def _check_owner(data_dir: Path) -> None:
