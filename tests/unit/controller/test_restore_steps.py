@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from swingbus.faults import WrongState
 from swingbus_controller.adapters.storage.journal import SqliteJournal
 from swingbus_controller.main import main
 from tests.fakes.journals import entry, fill, kinds
@@ -88,15 +89,18 @@ def restore(copy: Path, folder: Path) -> int:
     return main(["restore", str(copy), "--data-dir", str(folder)])
 
 
+def kill_at_each_step(copy: Path, folder: Path, out: Path) -> list[Path]:
+    """Return what is left of a folder by a restore that was killed at its first step, its second and so on; the last was not killed."""
+    out.mkdir()
+    command = [sys.executable, "-c", KILLED_AT_EACH_STEP, str(folder), str(copy), str(out)]
+    subprocess.run(command, timeout=120, check=True, capture_output=True)
+    return sorted(out.iterdir(), key=lambda each: int(each.name))
+
+
 def test_a_kill_at_any_step_leaves_one_of_the_two_whole(copy: Path, killed: Path, tmp_path: Path) -> None:
     """By SIGKILL. Where the restored one is there the one before is kept; the next restore needs nothing and removes what was left."""
-    out = tmp_path / "out"
-    out.mkdir()
-    command = [sys.executable, "-c", KILLED_AT_EACH_STEP, str(killed), str(copy), str(out)]
-    subprocess.run(command, timeout=120, check=True, capture_output=True)
-    folders = sorted(out.iterdir(), key=lambda folder: int(folder.name))
     found: list[list[str]] = []
-    for folder in folders:
+    for folder in kill_at_each_step(copy, killed, tmp_path / "out"):
         after = tmp_path / "after" / folder.name
         shutil.copytree(folder, after)
         found.append(kinds(after / "journal.sqlite"))
@@ -173,15 +177,43 @@ def test_two_restores_within_a_second_keep_both(copy: Path, killed: Path) -> Non
 
 def test_the_log_of_a_damaged_journal_stays_with_it_and_away_from_the_restored_one(copy: Path, killed: Path) -> None:
     """Byte for byte: somebody may want to save what is in it."""
-    log = (killed / "journal.sqlite-wal").read_bytes()
-    with (killed / "journal.sqlite").open("r+b") as file:
-        file.write(b"\x00" * 100)
-    (killed / "journal.sqlite-wal").write_bytes(log[: 32 + 50])  # and what would mend it is cut off
-    damaged = {tail: (killed / f"journal.sqlite{tail}").read_bytes() for tail in ("", "-wal")}
+    damaged = damage(killed)
     assert restore(copy, killed) == 0
     (kept,) = kept_in(killed)
-    assert {tail: kept.with_name(kept.name + tail).read_bytes() for tail in ("", "-wal")} == damaged
+    assert file_and_log(kept) == damaged
     assert kinds(killed / "journal.sqlite") == NEW
+
+
+def test_a_kill_at_any_step_loses_nothing_of_a_damaged_journal(copy: Path, killed: Path, tmp_path: Path) -> None:
+    """After the next restore the file and its log are beside each other, byte for byte; until then no controller takes it for whole."""
+    damaged, seen = damage(killed), 0
+    for folder in kill_at_each_step(copy, killed, tmp_path / "out"):
+        file, log = file_and_log(folder / "journal.sqlite")
+        if file == damaged[0]:
+            with pytest.raises(WrongState, match="damaged"):
+                SqliteJournal(shutil.copytree(folder, tmp_path / "looked" / folder.name) / "journal.sqlite")
+        else:
+            assert not log
+        seen += file == damaged[0] and not log
+        assert restore(copy, folder) == 0
+        assert damaged in [file_and_log(kept) for kept in kept_in(folder)], folder.name
+        assert kinds(folder / "journal.sqlite") == NEW and not list(folder.glob(".*"))
+    assert seen, "it was never killed between the log and the file: the test shows nothing of that"
+
+
+def damage(folder: Path) -> tuple[bytes, bytes]:
+    """Damage a journal so that its log does not mend it; return both."""
+    path, log = folder / "journal.sqlite", folder / "journal.sqlite-wal"
+    with path.open("r+b") as file:
+        file.write(b"\x00" * 100)
+    log.write_bytes(log.read_bytes()[:82])
+    return file_and_log(path)
+
+
+def file_and_log(path: Path) -> tuple[bytes, bytes]:
+    """Return both, empty where there is none."""
+    log = path.with_name(path.name + "-wal")
+    return path.read_bytes(), log.read_bytes() if log.exists() else b""
 
 
 def test_a_log_without_its_journal_is_not_played_into_the_restored_one(copy: Path, killed: Path) -> None:
