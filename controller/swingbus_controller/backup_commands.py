@@ -7,22 +7,26 @@ other place to write. Faults are left to `main`, which prints them.
 from __future__ import annotations
 
 import argparse
-import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import BinaryIO
 
 from swingbus.clock import Clock, SystemClock
-from swingbus.faults import AlreadyExists, InvalidInput, NotFound
-from swingbus_controller.adapters.storage.copying import JournalFacts, Progress, cannot_write, copy_journal
+from swingbus.faults import AlreadyExists, InvalidInput, NotFound, SwingbusError
+from swingbus_controller.adapters.storage.copying import JournalFacts, Progress, copy_journal, passing_copy
 from swingbus_controller.adapters.storage.restoring import Restored, restore_journal
+from swingbus_controller.adapters.storage.unfinished import cannot_write
 from swingbus_controller.ports.journal import JournaledEntry
 
 DEFAULT_DATA = Path("/var/lib/swingbus/data")
 TELL_AFTER_S = 2.0
+_CHUNK_BYTES = 1 << 20
 
 _BACKUP_EXAMPLES = """examples:
   swingbus-controller backup journal.backup
@@ -82,7 +86,37 @@ class Teller:
             print(what if ratio is None else f"{what}: {ratio:.0%}", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def _leaving_at_sigterm() -> Iterator[None]:
+    """Leave by SystemExit at SIGTERM, so that what is half done is removed."""
+    if threading.current_thread() is not threading.main_thread():  # in a test: signals are not ours
+        yield
+        return
+    is_told = False
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        nonlocal is_told
+        is_told = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the removing
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except SwingbusError as error:
+        if is_told:  # SQLite swallowed it, and says that it was interrupted
+            raise SystemExit(128 + signal.SIGTERM) from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _backup(arguments: argparse.Namespace) -> int:
+    with _leaving_at_sigterm():
+        return _back_up(arguments)
+
+
+def _back_up(arguments: argparse.Namespace) -> int:
     progress = Teller(SystemClock()).tell
     if arguments.file == "-":
         facts = _stream_backup(arguments.data_dir, progress)
@@ -109,21 +143,26 @@ def _stream_backup(data_dir: Path, progress: Progress) -> JournalFacts:
     """Copy and check first, in the data folder (the only place that is surely writable), then write to standard output."""
     if sys.stdout.isatty():
         raise InvalidInput("standard output is a terminal: send it to a file (`> FILE`).", reason="STDOUT_IS_TERMINAL")
-    if not data_dir.is_dir():
-        return copy_journal(data_dir, data_dir, progress)  # tells that there is none
-    try:
-        with TemporaryDirectory(prefix=".backup-", dir=data_dir) as folder:
-            copy = Path(folder) / "journal"
-            facts = copy_journal(data_dir, copy, progress)
-            with copy.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
-            sys.stdout.buffer.flush()
-    except OSError as error:
-        raise cannot_write("standard output", error.strerror or str(error)) from error
+    with passing_copy(data_dir, progress) as (file, facts):
+        while chunk := file.read(_CHUNK_BYTES):
+            _put_out(chunk)
     return facts
 
 
+def _put_out(chunk: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise cannot_write("standard output", error.strerror or str(error)) from error
+
+
 def _restore(arguments: argparse.Namespace) -> int:
+    with _leaving_at_sigterm():
+        return _put_back(arguments)
+
+
+def _put_back(arguments: argparse.Namespace) -> int:
     clock = SystemClock()
     progress = Teller(clock).tell
     if arguments.file == "-":
@@ -162,6 +201,11 @@ def _told(done: Restored) -> Sequence[str]:
     lines = [f"restored the {_described(done.facts)}; it goes on above epoch {done.epoch}"]
     if done.kept is not None:
         lines.append(f"the journal that was there is kept: {done.kept}")
+    if done.why_not_compared:
+        lines.append(
+            f"WARNING: the journal that was there cannot be read ({done.why_not_compared}): nobody compared the sites. Make sure that this "
+            f"is site {done.facts.site}"
+        )
     if done.lost is None:
         lines.append(
             "what people set since the backup is not known here: limits, curtailments, pins, lockouts, authority, reservations"

@@ -138,6 +138,18 @@ def test_a_blocked_pod_is_given_up_at_its_deadline_where_the_pool_says_so() -> N
     assert "two budgets" in found.why_given_up(REF, POOL, 0.0)
 
 
+def test_a_pod_that_several_budgets_keep_is_overruled_at_the_deadline_and_not_before() -> None:
+    """onBlocked: Delete promises its owner evictDeadline, also where the Eviction API says at once that it never takes the pod."""
+    found, deleting = Blockings(), replace(POOL, on_blocked=OnBlocked.DELETE)
+    for now_s in (10.0, 70.0, 129.0):
+        found.note_blocked(REF, budget="", detail="two budgets", now_s=now_s, is_for_ever=True)
+        assert not found.is_past_deadline(REF, deleting, now_s)
+    assert found.is_past_deadline(REF, deleting, 130.0)
+    assert all(
+        found.is_past_deadline(REF, replace(POOL, on_blocked=other), 10.0) for other in (OnBlocked.CAP, OnBlocked.WAIT)
+    )
+
+
 def test_a_miner_is_made_of_its_template_for_one_node_and_never_preempts() -> None:
     """What decides where it runs and whom it pushes out is ours, whatever the template says; the template is left as it was."""
     template = {

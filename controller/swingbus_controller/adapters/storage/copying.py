@@ -6,23 +6,22 @@ journal, everything acknowledged before it included; a file appears under its na
 
 from __future__ import annotations
 
-import os
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from swingbus.faults import InvalidInput, NotFound, SwingbusError, Unreachable, WrongState
 from swingbus_controller.adapters.storage.database import BUSY_TIMEOUT_S
 from swingbus_controller.adapters.storage.journal import ENTRY_COLUMNS, JOURNAL_VERSION, read_entry
+from swingbus_controller.adapters.storage.unfinished import remove_leftovers, sync, unfinished
 from swingbus_controller.ports.journal import JournaledEntry
 
 JOURNAL = "journal.sqlite"
 # What SQLite reports progress by; some milliseconds of work.
 _STEPS = 20_000
-_TAILS = ("", "-wal", "-shm", "-journal")
 _COLUMNS = {
     "term": {"one", "epoch", "instance", "compacted_revision"},
     "entries": {"revision", "epoch", "at_unix_s", "kind", "subject", "author", "reason", "message", "facts", "payload"},
@@ -54,6 +53,31 @@ def copy_journal(data_dir: Path, target: Path, progress: Progress) -> JournalFac
     Raises:
         NotFound: no journal there. WrongState: it is damaged or newer than this program. Unreachable: the disk refuses.
     """
+    source = _journal_in(data_dir)
+    remove_leftovers(data_dir)
+    with unfinished(target.parent, target) as partial:
+        facts = _copy(source, partial, progress)
+        sync(partial)
+        partial.rename(target)
+        try:
+            sync(target.parent)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+        return facts
+
+
+@contextmanager
+def passing_copy(data_dir: Path, progress: Progress) -> Iterator[tuple[BinaryIO, JournalFacts]]:
+    """Give a copy to read that lies in the data folder meanwhile, for whoever has no other place. Raises as `copy_journal` does."""
+    source = _journal_in(data_dir)
+    with unfinished(data_dir, data_dir, next_step="Make room in it, or run as the user it belongs to.") as partial:
+        facts = _copy(source, partial, progress)
+        with partial.open("rb") as file:
+            yield file, facts
+
+
+def _journal_in(data_dir: Path) -> Path:
     source = data_dir / JOURNAL
     if not source.is_file():
         raise NotFound(
@@ -61,19 +85,22 @@ def copy_journal(data_dir: Path, target: Path, progress: Progress) -> JournalFac
             reason="NO_JOURNAL",
             metadata={"path": str(source)},
         )
-    with arriving(target) as partial:
-        with _faults_of(source, target), closing(_open(source)) as database:
-            _check_is_journal(database, source)
-            whole_bytes = max(1, _size_bytes(database))
+    return source
 
-            def told() -> int:
-                progress("copying", min(1.0, partial.stat().st_size / whole_bytes) if partial.exists() else 0.0)
-                return 0
 
-            database.set_progress_handler(told, _STEPS)
-            # One read transaction: one moment, however long it takes and whatever is written meanwhile. It waits for nobody, nobody for it.
-            database.execute("VACUUM INTO ?", (str(partial),))
-        return check_journal(partial, progress, called=source)
+def _copy(source: Path, partial: Path, progress: Progress) -> JournalFacts:
+    with _faults_of(source, partial.parent.parent), closing(_open(source)) as database:
+        _check_is_journal(database, source)
+        whole_bytes = max(1, _size_bytes(database))
+
+        def told() -> int:
+            progress("copying", min(1.0, partial.stat().st_size / whole_bytes))
+            return 0
+
+        database.set_progress_handler(told, _STEPS)
+        # One read transaction: one moment, however long it takes and whatever is written meanwhile. It waits for nobody, nobody for it.
+        database.execute("VACUUM INTO ?", (str(partial),))
+    return check_journal(partial, progress, called=source)
 
 
 def check_journal(path: Path, progress: Progress, *, called: Path | str | None = None) -> JournalFacts:
@@ -83,7 +110,7 @@ def check_journal(path: Path, progress: Progress, *, called: Path | str | None =
         called: what messages name instead of `path`.
     """
     name = path if called is None else called
-    with _faults_of(name, path), closing(_open(path)) as database:
+    with _faults_of(name, path.parent), closing(_open(path)) as database:
         _check_is_journal(database, name)
 
         def told() -> int:
@@ -108,50 +135,13 @@ def check_journal(path: Path, progress: Progress, *, called: Path | str | None =
 
 def read_since(path: Path, revision: int, kinds: Sequence[str], limit: int) -> tuple[JournaledEntry, ...]:
     """Return the newest entries of some kinds after a revision, newest first, and change nothing in the file."""
-    with _faults_of(path, path), closing(_open(path)) as database:
+    with _faults_of(path, path.parent), closing(_open(path)) as database:
         rows = database.execute(
             f"SELECT {ENTRY_COLUMNS} FROM entries WHERE revision > ? AND kind IN ({','.join('?' * len(kinds))}) "
             "ORDER BY revision DESC LIMIT ?",
             (revision, *kinds, limit),
         ).fetchall()
     return tuple(read_entry(row, path) for row in rows)
-
-
-@contextmanager
-def arriving(target: Path) -> Iterator[Path]:
-    """Give the name of a file to write beside `target`; it takes that name, durable and mode 0600, if nothing is raised meanwhile."""
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        try:
-            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            yield partial
-            sync(partial)
-            partial.rename(target)
-            sync(target.parent)
-        except OSError as error:
-            raise cannot_write(target, error.strerror or str(error)) from error
-    except BaseException:
-        for tail in _TAILS:
-            partial.with_name(partial.name + tail).unlink(missing_ok=True)
-        raise
-
-
-def sync(path: Path) -> None:
-    """Make a file or folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def cannot_write(target: Path | str, why: str) -> Unreachable:
-    """Return the fault for a disk, or a reader, that refuses."""
-    return Unreachable(
-        f"cannot write {target}: {why}; nothing is kept of it. Make room, or name another place.",
-        reason="CANNOT_WRITE",
-        metadata={"path": str(target)},
-    )
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -192,7 +182,7 @@ def _damaged(name: Path | str, why: str) -> WrongState:
 
 
 @contextmanager
-def _faults_of(name: Path | str, target: Path) -> Iterator[None]:
+def _faults_of(name: Path | str, place: Path) -> Iterator[None]:
     """Turn SQLite's faults into ours: of the disk (full, refused), or of the content."""
     try:
         yield
@@ -200,7 +190,7 @@ def _faults_of(name: Path | str, target: Path) -> Iterator[None]:
         raise
     except sqlite3.OperationalError as error:
         raise Unreachable(
-            f"cannot read {name} or write beside {target}: {error}; check the disk, its free space and permissions.",
+            f"cannot read {name} or write in {place}: {error}; check the disk, its free space and permissions.",
             reason="DATABASE_UNREACHABLE",
             metadata={"path": str(name)},
         ) from error

@@ -190,7 +190,7 @@ class SqliteJournal:
 
 
 def read_entry(row: tuple[Any, ...], path: Path) -> JournaledEntry:
-    """Return what a row of ENTRYENTRY_COLUMNS says. Raises WrongState where it is damaged."""
+    """Return what a row of ENTRY_COLUMNS says. Raises WrongState where it is damaged."""
     revision, epoch, at_unix_s, kind, subject, author, reason, message, facts, payload = row
     try:
         entry = JournalEntry(

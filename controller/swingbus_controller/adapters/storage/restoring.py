@@ -1,13 +1,12 @@
 """Put a backup in the place of a journal, while nobody runs on it.
 
-Decides: the order of steps, so that a kill leaves the old journal or the new one, never half of one. What an older journal means for the
-site is decided in `domain.site.restored`. Invariant: the replaced file is kept beside it.
+Decides what is refused and what is told. What an older journal means for the site is decided in `domain.site.restored`. Invariant: nothing
+of the folder is changed before the backup has been checked, the site compared where that can be, and the new journal is whole.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from swingbus_controller.adapters.storage.copying import (
     JOURNAL,
     JournalFacts,
     Progress,
-    arriving,
-    cannot_write,
     check_journal,
     read_since,
 )
-from swingbus_controller.adapters.storage.database import set_aside
 from swingbus_controller.adapters.storage.holding import JournalHold
 from swingbus_controller.adapters.storage.journal import SqliteJournal
+from swingbus_controller.adapters.storage.replacing import drop_empty_log, replace_database
+from swingbus_controller.adapters.storage.unfinished import cannot_write, unfinished
 from swingbus_controller.domain.planning.plan import Authority
 from swingbus_controller.domain.site.restored import (
     AUTHORITY_KINDS,
@@ -50,6 +48,7 @@ class Restored:
         facts: of the backup, as it was.
         kept: where the replaced journal is, None where there was none.
         lost: what people set since the backup, newest first, at most 50; None where the replaced journal can't tell.
+        why_not_compared: why nobody can tell whether the replaced journal was the same site's, empty where it was or there was none.
     """
 
     facts: JournalFacts
@@ -57,6 +56,7 @@ class Restored:
     authority: Authority
     kept: Path | None
     lost: tuple[JournaledEntry, ...] | None
+    why_not_compared: str
 
 
 def restore_journal(source: BinaryIO, called: str, data_dir: Path, clock: Clock, progress: Progress) -> Restored:
@@ -73,27 +73,47 @@ def restore_journal(source: BinaryIO, called: str, data_dir: Path, clock: Clock,
     hold = JournalHold(data_dir, alone=True)
     try:
         target = data_dir / JOURNAL
-        kept: Path | None = None
-        with arriving(target) as partial:
-            with partial.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+        with unfinished(data_dir, target) as partial:
+            _receive(source, called, partial)
             facts = check_journal(partial, progress, called=called)
             if not facts.site:
                 raise InvalidInput(f"{called} holds no entry: there is nothing to restore.", reason="NO_JOURNAL")
-            replaced, lost = _look_at(target, facts, progress)
-            if replaced is not None and replaced.site not in ("", facts.site):
+            replaced = _look_at(target, facts, progress)
+            if replaced.facts is not None and replaced.facts.site not in ("", facts.site):
                 raise WrongState(
-                    f"{called} is the journal of site {facts.site}, {target} that of site {replaced.site}: nothing was changed. "
+                    f"{called} is the journal of site {facts.site}, {target} that of site {replaced.facts.site}: nothing was changed. "
                     "Give this site's backup, or move the journal away first.",
                     reason="OTHER_SITE",
                     metadata={"site": facts.site, "path": str(target)},
                 )
-            epoch, authority = _go_on(partial, facts, replaced, clock)
-            _drop_empty_log(target)
-            kept = set_aside(target, clock.now().strftime("replaced-%Y%m%dT%H%M%S"))
-        return Restored(facts=facts, epoch=epoch, authority=authority, kept=kept, lost=lost)
+            epoch, authority = _go_on(partial, facts, replaced.facts, clock)
+            drop_empty_log(target)
+            kept = replace_database(target, partial, clock.now().strftime("replaced-%Y%m%dT%H%M%S"))
+        return Restored(
+            facts=facts,
+            epoch=epoch,
+            authority=authority,
+            kept=kept,
+            lost=replaced.lost,
+            why_not_compared=replaced.why_unread,
+        )
     finally:
         hold.close()
+
+
+def _receive(source: BinaryIO, called: str, partial: Path) -> None:
+    with partial.open("wb") as file:
+        while True:
+            try:
+                # One call of the system at a time: a signal is heard before the next, which may wait for ever.
+                chunk = os.read(source.fileno(), 1 << 20)
+            except OSError as error:
+                raise Unreachable(
+                    f"cannot read {called}: {error.strerror}; nothing was changed.", reason="CANNOT_READ"
+                ) from error
+            if not chunk:
+                return
+            file.write(chunk)
 
 
 def _check_owner(data_dir: Path) -> None:
@@ -110,26 +130,27 @@ def _check_owner(data_dir: Path) -> None:
         )
 
 
-def _look_at(
-    path: Path, backup: JournalFacts, progress: Progress
-) -> tuple[JournalFacts | None, tuple[JournaledEntry, ...] | None]:
-    """Return what the replaced journal says, as far as it can be read: it may be why somebody restores."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replaced:
+    """What the journal that is replaced says, as far as it can be read: it may be why somebody restores."""
+
+    facts: JournalFacts | None = None
+    lost: tuple[JournaledEntry, ...] | None = None
+    why_unread: str = ""
+
+
+def _look_at(path: Path, backup: JournalFacts, progress: Progress) -> _Replaced:
     if not path.exists():
-        return None, None
+        return _Replaced()
     try:
         facts = check_journal(path, progress)
+    except SwingbusError as error:
+        return _Replaced(why_unread=error.reason)
+    try:
         lost = read_since(path, backup.revision, SET_BY_PEOPLE, _LISTED)
     except SwingbusError:
-        return None, None
-    return facts, tuple(each for each in lost if each.entry.author != "site file")
-
-
-def _drop_empty_log(path: Path) -> None:
-    """Remove what a look at a journal leaves beside it; a log that holds something stays with its file."""
-    log = path.with_name(path.name + "-wal")
-    if log.exists() and log.stat().st_size == 0:
-        log.unlink()
-        path.with_name(path.name + "-shm").unlink(missing_ok=True)
+        return _Replaced(facts=facts)
+    return _Replaced(facts=facts, lost=tuple(each for each in lost if each.entry.author != "site file"))
 
 
 def _go_on(path: Path, facts: JournalFacts, replaced: JournalFacts | None, clock: Clock) -> tuple[int, Authority]:

@@ -93,9 +93,16 @@ class Blockings:
         return known is not None and now_s < known.rests_until_s
 
     def is_past_deadline(self, ref: PodRef, pool: Pool, now_s: float) -> bool:
-        """Tell whether a pod was kept by its budget until the eviction's deadline."""
+        """Tell whether a pod was kept by its budget until the eviction's deadline.
+
+        One that is never taken need not be asked that long. But where its pool overrules the budget its owner has that time.
+        """
         known = self.blocked.get(ref)
-        return known is not None and (known.is_for_ever or now_s - known.since_s >= pool.evict_deadline_s)
+        if known is None:
+            return False
+        if known.is_for_ever and pool.on_blocked is not OnBlocked.DELETE:
+            return True
+        return now_s - known.since_s >= pool.evict_deadline_s
 
     def why_given_up(self, ref: PodRef, pool: Pool, now_s: float) -> str:
         """Return why a pod is left where it is, empty while it is still asked to leave."""
