@@ -7,21 +7,18 @@ other place to write. Faults are left to `main`, which prints them.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
 from swingbus.clock import Clock, SystemClock
-from swingbus.faults import AlreadyExists, InvalidInput, NotFound, SwingbusError
+from swingbus.faults import AlreadyExists, InvalidInput, NotFound
 from swingbus_controller.adapters.storage.copying import JournalFacts, Progress, copy_journal, passing_copy
 from swingbus_controller.adapters.storage.restoring import Restored, restore_journal
 from swingbus_controller.adapters.storage.unfinished import cannot_write
+from swingbus_controller.leaving import leaving_at_sigterm
 from swingbus_controller.ports.journal import JournaledEntry
 
 DEFAULT_DATA = Path("/var/lib/swingbus/data")
@@ -86,33 +83,8 @@ class Teller:
             print(what if ratio is None else f"{what}: {ratio:.0%}", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def _leaving_at_sigterm() -> Iterator[None]:
-    """Leave by SystemExit at SIGTERM, so that what is half done is removed."""
-    if threading.current_thread() is not threading.main_thread():  # in a test: signals are not ours
-        yield
-        return
-    is_told = False
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        nonlocal is_told
-        is_told = True
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the removing
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    except SwingbusError as error:
-        if is_told:  # SQLite swallowed it, and says that it was interrupted
-            raise SystemExit(128 + signal.SIGTERM) from error
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _backup(arguments: argparse.Namespace) -> int:
-    with _leaving_at_sigterm():
+    with leaving_at_sigterm():
         return _back_up(arguments)
 
 
@@ -158,7 +130,7 @@ def _put_out(chunk: bytes) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    with _leaving_at_sigterm():
+    with leaving_at_sigterm():
         return _put_back(arguments)
 
 

@@ -23,6 +23,7 @@ from swingbus.clock import SystemClock
 from swingbus.faults import AlreadyExists, InvalidInput, NotFound, Unreachable
 from swingbus.rpc.roles import Role
 from swingbus_controller.adapters.pki import DEFAULT_DAYS, CertificateAuthority, CertificateState
+from swingbus_controller.leaving import leaving_at_sigterm
 
 DEFAULT_PKI = Path("/var/lib/swingbus/pki")
 DEFAULT_RENEW_WITHIN_DAYS = 60
@@ -237,7 +238,8 @@ def _run(verb: Callable[[argparse.Namespace], Rest], args: argparse.Namespace) -
     if args.namespace is None and (args.kubeconfig is not None or args.context is not None):
         raise InvalidInput("--kubeconfig and --context belong to --namespace", reason="BAD_OPTIONS")
     if args.namespace is not None:
-        return asyncio.run(_run_in_cluster(verb, args))
+        with leaving_at_sigterm():  # what was lent is a key
+            return asyncio.run(_run_in_cluster(verb, args))
     args.pki = args.pki or DEFAULT_PKI
     return verb(args)()
 
@@ -271,7 +273,8 @@ def _kubeconfig(args: argparse.Namespace) -> Path | None:
 def _provide(args: argparse.Namespace) -> int:
     if args.namespace is None:
         raise InvalidInput("say where: --namespace NAME", reason="NO_NAMESPACE")
-    return asyncio.run(_provide_in_cluster(args))
+    with leaving_at_sigterm():
+        return asyncio.run(_provide_in_cluster(args))
 
 
 async def _provide_in_cluster(args: argparse.Namespace) -> int:

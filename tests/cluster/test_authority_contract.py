@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import secrets
+import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -85,6 +88,25 @@ def test_nothing_leaves_when_the_authority_cannot_be_given_back(
     with pytest.raises(WrongState, match="somebody else worked on the certificate authority"):
         asyncio.run(pki_commands._run_in_cluster(verb, arguments))
     assert left == []
+
+
+def test_lent_authority_is_gone_after_a_signal(by_hand: list[str]) -> None:
+    """Who ends the command leaves no key on the disk."""
+    parser = argparse.ArgumentParser()
+    pki_commands.mount(parser.add_subparsers())
+    lent: list[Path] = []
+
+    def verb(arguments: argparse.Namespace) -> pki_commands.Rest:
+        lent.append(arguments.pki)
+        assert (arguments.pki / "ca-key.pem").exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)  # the signal comes first
+        raise AssertionError("nobody ended it")
+
+    with pytest.raises(SystemExit) as ended:
+        pki_commands._run(verb, parser.parse_args(["certificate", "list", *by_hand]))
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not lent[0].exists()
 
 
 def test_provide_needs_a_namespace() -> None:
