@@ -165,7 +165,7 @@ def test_notes_say_the_next_step(site: Site) -> None:
     for words in (
         f"kubectl -n {_NAMESPACE} rollout status deployment/swingbus-controller",
         f"helm test swingbus -n {_NAMESPACE}",
-        f"certificate issue --namespace {_NAMESPACE} --kubeconfig FILE --operator YOU --role admin",
+        f"certificate issue --namespace {_NAMESPACE} --operator YOU --role admin",
         "controller.service.type is ClusterIP. Set LoadBalancer or NodePort",
         "kubectl label namespace NAME swingbus.io/power-gate=enabled",
     ):

@@ -361,7 +361,11 @@ def test_budget_that_keeps_a_pod_is_named_with_its_counts() -> None:
     for named in ("budget customers/chat", "needs 3 healthy pods and has 3", "customers/chat-1", "minAvailable"):
         assert named in told.message
     for_ever = {ref: replace(blocked[ref], budget="", is_for_ever=True)}
-    assert drain_blocked(make_facts(blocked=for_ever)).reason == "SeveralBudgets"
+    kept = drain_blocked(make_facts(blocked=for_ever))
+    assert kept.reason == "SeveralBudgets" and "at evictDeadline it is deleted" not in kept.message
+    facts = make_facts(blocked=for_ever)
+    deleting = replace(facts, pool=replace(facts.pool, on_blocked=OnBlocked.DELETE))
+    assert "never evicted; at evictDeadline it is deleted" in drain_blocked(deleting).message
 
 
 def test_pod_that_may_not_be_deleted_is_told_with_the_value_that_allows_it() -> None:

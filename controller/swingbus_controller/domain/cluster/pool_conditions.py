@@ -51,8 +51,9 @@ def drain_blocked(facts: PoolFacts) -> PoolCondition:
         return kept
     several = [str(ref) for ref, blocked in facts.blocked.items() if blocked.is_for_ever]
     if several:
+        until = "; at evictDeadline it is deleted" if facts.pool.on_blocked is OnBlocked.DELETE else ""
         words = (
-            f"{some(several, 'pod', 'pods')}: several disruption budgets select it, and such a pod is never evicted; make their "
+            f"{some(several, 'pod', 'pods')}: several disruption budgets select it, and such a pod is never evicted{until}; make their "
             "selectors differ"
         )
         return PoolCondition(type="DrainBlocked", truth=Truth.TRUE, reason="SeveralBudgets", message=words)
