@@ -184,8 +184,16 @@ def test_the_log_of_a_damaged_journal_stays_with_it_and_away_from_the_restored_o
     assert kinds(killed / "journal.sqlite") == NEW
 
 
-def test_a_kill_at_any_step_loses_nothing_of_a_damaged_journal(copy: Path, killed: Path, tmp_path: Path) -> None:
-    """After the next restore the file and its log are beside each other, byte for byte; until then no controller takes it for whole."""
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_a_kill_at_any_step_loses_nothing_of_a_damaged_journal(
+    copy: Path, killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_reversed: bool
+) -> None:
+    """After the next restore file and log are beside each other, byte for byte; until then no controller takes it for whole.
+
+    In whichever order a folder lists its files.
+    """
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *words: iter(sorted(listed(*words), reverse=is_reversed)))
     damaged, seen = damage(killed), 0
     for folder in kill_at_each_step(copy, killed, tmp_path / "out"):
         file, log = file_and_log(folder / "journal.sqlite")

@@ -112,8 +112,9 @@ def _remove_second_names(path: Path) -> None:
     """Remove what a run left that was killed after it had kept the file and before it replaced it."""
     if not path.exists():
         return
-    for other in path.parent.glob(f"{path.name}.replaced-*"):
-        if other.samefile(path):
+    names = list(path.parent.glob(f"{path.name}.replaced-*"))
+    for other in names:  # what is put back takes its logs along, which are no files to be compared
+        if not other.name.endswith(_LOGS) and other.samefile(path):
             _put_back(path, other)
 
 
