@@ -14,6 +14,7 @@ import pytest
 from swingbus.bundle import Bundle, parse_bundle
 from swingbus.faults import AlreadyExists, InvalidInput, NotFound, StaleRevision, WrongState
 from swingbus.rpc.roles import Role
+from swingbus_controller.adapters.kubernetes import secrets
 from swingbus_controller.adapters.kubernetes.answers import Answer, ByteStream
 from swingbus_controller.adapters.kubernetes.resources import SECRETS, ApiCall
 from swingbus_controller.adapters.kubernetes.secrets import BYTES_AT_MOST, SecretFiles, read_secret, write_secret
@@ -338,12 +339,16 @@ async def test_two_who_sign_at_once_cannot_both_give_it_back(rig: Rig) -> None:
     assert "dana" in names and "eve" not in names
 
 
-async def test_more_bundles_than_a_secret_holds_are_refused_before_any_is_issued(rig: Rig) -> None:
+async def test_more_bundles_than_a_secret_holds_are_refused_before_any_is_issued(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the authority's index does not grow with every try."""
     await provide(rig.api, rig.namespace, WANTED, NOW)
     before = await _secrets(rig)
-    long = "n" * 55
-    many = replace(WANTED, agents=tuple(f"{long}{number}" for number in range(600)))
-    with pytest.raises(InvalidInput, match=r"Secret swingbus-agent-bundles .* would hold \d+ bytes in 600 files"):
+    monkeypatch.setattr(secrets, "BYTES_AT_MOST", 20_000)  # a site of 500 nodes would take a while
+    many = replace(WANTED, agents=tuple(f"gpu-{number}" for number in range(12)))
+    with pytest.raises(
+        InvalidInput, match=r"Secret swingbus-agent-bundles .* would hold \d+ bytes in 12 files, and 20000 is"
+    ):
         await provide(rig.api, rig.namespace, many, NOW)
     assert await _secrets(rig) == before
