@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from swingbus.bundle import Bundle, format_bundle, parse_endpoint, write_private
 from swingbus.clock import SystemClock
@@ -24,6 +24,9 @@ from swingbus.faults import AlreadyExists, InvalidInput, NotFound, Unreachable
 from swingbus.rpc.roles import Role
 from swingbus_controller.adapters.pki import DEFAULT_DAYS, CertificateAuthority, CertificateState
 from swingbus_controller.leaving import leaving_at_sigterm
+
+if TYPE_CHECKING:
+    from swingbus_controller.adapters.kubernetes.connection import ApiConnection
 
 DEFAULT_PKI = Path("/var/lib/swingbus/pki")
 DEFAULT_RENEW_WITHIN_DAYS = 60
@@ -245,15 +248,9 @@ def _run(verb: Callable[[argparse.Namespace], Rest], args: argparse.Namespace) -
 
 
 async def _run_in_cluster(verb: Callable[[argparse.Namespace], Rest], args: argparse.Namespace) -> int:
-    # Imported here: what talks to a cluster costs 30 MB.
-    from swingbus_controller.adapters.kubernetes.access import load_access
-    from swingbus_controller.adapters.kubernetes.connection import ApiConnection
     from swingbus_controller.adapters.pki_in_cluster import lend_authority
 
-    async with (
-        ApiConnection(await load_access(_kubeconfig(args), args.context)) as api,
-        lend_authority(api, args.namespace) as lent,
-    ):
+    async with await _connection(args) as api, lend_authority(api, args.namespace) as lent:
         args.pki = lent.directory
         rest = verb(args)
         await lent.give_back()
@@ -262,12 +259,13 @@ async def _run_in_cluster(verb: Callable[[argparse.Namespace], Rest], args: argp
         return code
 
 
-def _kubeconfig(args: argparse.Namespace) -> Path | None:
-    """Return whose rights count; None for those of the pod that we run in."""
-    from swingbus_controller.adapters.kubernetes.access import usual_kubeconfig
+async def _connection(args: argparse.Namespace) -> ApiConnection:
+    """Return a way to the cluster with the rights that are named, a person's usual ones, or those of the pod that we run in."""
+    # Imported here: what talks to a cluster costs 30 MB.
+    from swingbus_controller.adapters.kubernetes.access import load_access, usual_kubeconfig
+    from swingbus_controller.adapters.kubernetes.connection import ApiConnection
 
-    named: Path | None = args.kubeconfig or usual_kubeconfig(os.environ)
-    return named
+    return ApiConnection(await load_access(args.kubeconfig or usual_kubeconfig(os.environ), args.context))
 
 
 def _provide(args: argparse.Namespace) -> int:
@@ -278,8 +276,6 @@ def _provide(args: argparse.Namespace) -> int:
 
 
 async def _provide_in_cluster(args: argparse.Namespace) -> int:
-    from swingbus_controller.adapters.kubernetes.access import load_access
-    from swingbus_controller.adapters.kubernetes.connection import ApiConnection
     from swingbus_controller.providing import Wanted, provide
 
     wanted = Wanted(
@@ -290,7 +286,7 @@ async def _provide_in_cluster(args: argparse.Namespace) -> int:
         days=args.days,
         renew_within=timedelta(days=args.renew_within),
     )
-    async with ApiConnection(await load_access(_kubeconfig(args), args.context)) as api:
+    async with await _connection(args) as api:
         return await provide(api, args.namespace, wanted, SystemClock().now())
 
 
@@ -416,8 +412,8 @@ def _say_list(args: argparse.Namespace, authority: CertificateAuthority) -> int:
         ],
         sys.stdout,
     )
-    for line in authority.warnings(now):
-        print(f"warning: {line.replace('certificate renew', f'certificate renew{_where(args)}')}", file=sys.stderr)
+    for line in authority.warnings(now, place=_where(args)):
+        print(f"warning: {line}", file=sys.stderr)
     return 0
 
 

@@ -235,8 +235,12 @@ class CertificateAuthority:
             _state(c, now, is_denied=denied.is_denied(c.serial), is_newest=newest[c.name] == c.serial) for c in issued
         ]
 
-    def warnings(self, now: datetime) -> Sequence[str]:
-        """Return one line for everything in use that has expired or soon will, with the next step."""
+    def warnings(self, now: datetime, *, place: str = "") -> Sequence[str]:
+        """Return one line for everything in use that has expired or soon will, with the next step.
+
+        Args:
+            place: the options that name this authority in that step, with a blank before them.
+        """
         lines = []
         ca_days = (self.ca_not_after - now) / timedelta(days=1)
         if ca_days < DEFAULT_DAYS:
@@ -250,7 +254,7 @@ class CertificateAuthority:
                     else f"--{'agent' if c.role == Role.AGENT else 'operator'} {c.name}"
                 )
                 lines.append(
-                    f"the certificate of {c.role} {c.name} {_when(state.days_left)}: swingbus-controller certificate renew {target}"
+                    f"the certificate of {c.role} {c.name} {_when(state.days_left)}: swingbus-controller certificate renew{place} {target}"
                 )
         return lines
 

@@ -61,6 +61,7 @@ class ServerFiles:
         return ServerIdentity(ca_pem=ca_pem, certificate_pem=certificate_pem, key_pem=key_pem)
 
 
+@lru_cache(maxsize=4)  # as `_check`: it is asked for at every handshake
 def end_unix_s(identity: ServerIdentity) -> float:
     """Return when a server's certificate ends."""
     return x509.load_pem_x509_certificates(identity.certificate_pem.encode("ascii"))[0].not_valid_after_utc.timestamp()
