@@ -11,6 +11,7 @@ from swingbus_controller.domain.flips.boot_axis import WALL
 from swingbus_controller.domain.flips.flip import Phase
 from swingbus_controller.domain.planning.plan import Authority, Availability, Holding, PlanView
 from swingbus_controller.domain.planning.planner import plan
+from swingbus_controller.domain.planning.points import Mode
 from swingbus_controller.domain.planning.policy import FlipTimes, Policy
 
 from .sites import NOW_S, POLICY, S21, make_asics, make_gpus, make_market, make_view
@@ -114,3 +115,60 @@ def test_waiting_flips_together_ask_for_no_more_than_what_shrinks() -> None:
     admission = admit(made, fell, NOW_S)
     assert len([f for f in admission.admitted if f.claim_delta_w > 0]) == 2
     assert [r.code for r in admission.refused] == [RefusalCode.NO_WATTS] * 2
+
+
+def full_but_for(spare_w: float) -> PlanView:
+    """Return the full site of `swing`, with a little room beside."""
+    view = swing()
+    return make_view(view.banks, grid_w=10 * 3850 + 4 * 430 + 600 + spare_w)
+
+
+def test_gpus_come_in_lower_where_their_full_watts_have_to_be_made_first() -> None:
+    """105 W more each fit for two of four now; the miner that rests is for all of them, and for raising those two."""
+    view = full_but_for(2 * 105.0 + 50.0)
+    made = plan(view, make_market(demand=4.0), POLICY, NOW_S)
+    assert {m.to_point for m in made.moves if m.bank == "g"} == {"inference"}
+    admission = admit(made, view, NOW_S)
+    first, *rest = admission.admitted
+    assert (first.move.bank, first.claim_delta_w < 0) == ("c", True)
+    assert [(f.to_point, f.starts_now, f.claim_delta_w) for f in rest] == [
+        ("inference-low", True, 105.0),
+        ("inference-low", True, 105.0),
+        ("inference", False, 320.0),
+        ("inference", False, 320.0),
+    ]
+    flip = flip_of(rest[0], view.banks[1], id="f", author="planner", now_s=NOW_S, axis=WALL, times=FlipTimes())
+    assert (flip.aim.name, flip.claim_delta_w) == ("inference-low", 105.0)
+    assert flip.reason.endswith("; comes in at inference-low, inference has to wait for watts")
+
+
+def test_gpus_that_came_in_lower_are_raised_when_the_watts_are_there() -> None:
+    """The next plan but one: the miners rest, and nobody has to be asked twice."""
+    asics = make_asics("c", "c", points=S21, mining=9, standby=1)
+    view = make_view(
+        (asics, make_gpus("g", "r", at={"inference-low": 4})),
+        grid_w=9 * 3850 + 4 * 535 + 600 + asics.fixed_claim_w + 900,
+    )
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    raised = [f for f in admission.admitted if f.move.bank == "g"]
+    assert [(f.to_point, f.starts_now) for f in raised] == [("inference", True)] * 4
+
+
+def test_barred_point_is_no_way_in() -> None:
+    """What a pool or an operator has ruled out is not used because it is cheap."""
+    view = full_but_for(260.0)
+    barred = replace(view.banks[1], barred_points=frozenset({"inference-low"}))
+    view = replace(view, banks=(view.banks[0], barred))
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    assert [(f.to_point, f.starts_now) for f in admission.admitted[1:]] == [("inference", False)] * 4
+
+
+def test_miners_wait_for_the_profile_that_was_planned() -> None:
+    """A lower profile would cost an ASIC a restart now, and another one when it is raised."""
+    view = make_view((make_asics("c", "c", points=S21, standby=2),), grid_w=1e6)
+    made = plan(view, make_market(power=0.0), POLICY, NOW_S)
+    assert {m.to_mode for m in made.moves} == {Mode.MINING}
+    lowest_w = min(p.claim_w for p in view.banks[0].points if p.mode is Mode.MINING)
+    tight = make_view(view.banks, grid_w=view.banks[0].fixed_claim_w + lowest_w + 100.0)
+    admission = admit(made, tight, NOW_S)
+    assert not admission.admitted and {r.code for r in admission.refused} == {RefusalCode.NO_WATTS}
