@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 # Two workers: tests hold real servers and real clocks, more would make timing lie.
 WORKERS ?= 2
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo demo-kube test check bench proto prove images deb cluster cluster-down docs clean
 
@@ -30,18 +31,23 @@ demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as process
 SITES := tests/e2e tests/integration/kill_matrix
 BENCHMARKS := tests/benchmarks
 # Clusters wait for timers of their own most of the time: three side by side, each worker with clusters of its own. What all of them
-# need is built and installed before, by one alone; where that can't be done the tests say so.
+# need (programs, images) is built and installed before, by one alone; where that can't be done the tests say so.
 CLUSTER_WORKERS ?= 3
+# Sites too: two of them keep two cores busy for two fifths of the time.
+SITE_WORKERS ?= 3
 
 demo-kube: $(STAMP) ## The same site with two GPU hosts as real Kubernetes nodes (root; 7 minutes)
 	@$(BIN)/python -m tools.images toy-miner toy-inference swingbus-controller
 	@$(BIN)/python -m swingbus_sim.demo_kube $(ARGS)
 
+# Tests start our programs a thousand times: compiled once, not at every start.
 test: $(STAMP) check ## Run checks and all tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES:%=--ignore=%) --ignore=$(BENCHMARKS) --ignore=tests/cluster $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 0 agent controller protos sim tests tools
+	@$(BIN)/python -m pytest -n $(WORKERS) $(BY_FILE) $(SITES:%=--ignore=%) --ignore=$(BENCHMARKS) --ignore=tests/cluster $(ARGS)
 	-@$(BIN)/python -m swingbus_sim.cluster build
-	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) --dist loadfile tests/cluster $(ARGS)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(SITES) $(ARGS)
+	-@$(BIN)/python -m tools.images
+	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) $(BY_FILE) tests/cluster $(ARGS)
+	@$(BIN)/python -m pytest -n $(SITE_WORKERS) --dist worksteal $(SITES) $(ARGS)
 	@$(BIN)/python -m pytest $(BENCHMARKS) $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contracts, protos

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
+
+# Files that take minutes, the longest first: begun last, one of them would keep a single worker busy while the others are done. By
+# itself xdist begins with the files that have the most tests, which are the quick ones (`--no-loadscope-reorder` in the Makefile).
+_LONGEST_FIRST = (
+    "cluster/kills/test_kills_on_nodes.py",
+    "cluster/test_chart_on_nodes.py",
+    "cluster/test_pods_site.py",
+    "cluster/test_install_page.py",
+    "cluster/traps/test_unreachable.py",
+    "cluster/test_chart_life.py",
+    "cluster/test_images.py",
+    "cluster/test_chart_refusals.py",
+    "integration/test_deb.py",
+    "integration/test_kwok_site_agents.py",
+    "integration/test_two_controllers.py",
+)
+_TESTS = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only the whole matrix holds."""
+    """Begin with what takes longest, and leave out what only the whole matrix holds."""
+    place = {_TESTS / name: number for number, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     if config.getoption("--full-matrix"):
         return
     left_out = [item for item in items if item.get_closest_marker("full_matrix")]
