@@ -33,7 +33,7 @@ BENCHMARKS := tests/benchmarks
 # Clusters wait for timers of their own most of the time: three side by side, each worker with clusters of its own. What all of them
 # need (programs, images) is built and installed before, by one alone; where that can't be done the tests say so.
 CLUSTER_WORKERS ?= 3
-# Sites too: two of them keep two cores busy for two fifths of the time.
+# Sites too: two of them keep two cores busy for two fifths of the time. Each worker has its own, for some of the cases.
 SITE_WORKERS ?= 3
 
 demo-kube: $(STAMP) ## The same site with two GPU hosts as real Kubernetes nodes (root; 7 minutes)
