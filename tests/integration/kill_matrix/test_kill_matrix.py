@@ -302,6 +302,8 @@ async def test_controller_with_a_lost_journal_refuses_then_adopts_what_it_finds(
 
 async def test_controller_with_a_torn_journal_refuses_then_adopts_what_it_finds(site: TinySite) -> None:
     """The same for a file that is cut in half: it is set aside, never deleted."""
+    await site.bring_gpus_to("inference")
+    await site.bring_miners_to(MINERS)
     with timed(site, "controller-with-torn-journal", "refused, then adopted"):
         async with nothing_rises(site):
             site.kill(CONTROLLER)

@@ -122,7 +122,7 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
                 detail = why_left_out(move)
                 refused.append(Refusal(move=move, count=left_count, code=RefusalCode.NO_PARTY, detail=detail))
         for count, units, party in parts:
-            aim, delta_w = _entry(move, bank, count, room, path)
+            aim, delta_w = _entry(move, bank, count, room, coming, path)
             if slots <= 0 and not is_safety:
                 refused.append(
                     Refusal(
@@ -160,12 +160,13 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
     )
 
 
-def _entry(move: Move, bank: BankView, count: int, room: Headroom, path: Path) -> tuple[str, float]:
+def _entry(move: Move, bank: BankView, count: int, room: Headroom, coming: _Coming, path: Path) -> tuple[str, float]:
     """Return the point that a part of a move goes to, and the counted watts that it adds.
 
     It is the planned one, or where that does not fit now and devices come into inference, the highest below it that does.
 
-    Of GPUs only: their limit is raised later without a word to who works there, a miner's profile costs minutes of its work.
+    Of GPUs only: their limit is raised later without a word to who works there, a miner's profile costs minutes of its work. Who waits for
+    watts is not overtaken: what it waits for is not there for others.
     """
     from_w, planned = bank.point(move.from_point).claim_w, bank.point(move.to_point)
     delta_w = count * (planned.claim_w - from_w)
@@ -174,11 +175,14 @@ def _entry(move: Move, bank: BankView, count: int, room: Headroom, path: Path) -
         lower = [
             point
             for point in bank.points
-            if point.mode is move.to_mode and point.claim_w < planned.claim_w and point.name not in bank.barred_points
+            if point.mode is move.to_mode
+            and point.workload == planned.workload  # another program would have to be stopped and started to raise it
+            and point.claim_w < planned.claim_w
+            and point.name not in bank.barred_points
         ]
         for point in sorted(lower, key=lambda each: (-each.claim_w, each.name)):
             lower_delta_w = count * (point.claim_w - from_w)
-            if room.units_that_fit(path, lower_delta_w, 1):
+            if room.units_that_fit(path, lower_delta_w, 1) and coming.can_take(path, lower_delta_w):
                 return point.name, lower_delta_w
     return planned.name, delta_w
 
@@ -299,7 +303,7 @@ def _refusal(
             continue
         left_s = dwell_left_s(bank, holding, plan.policy, now_s)
         if bank.kind is DeviceKind.GPU and not move.is_mode_flip:
-            left_s = max(0.0, plan.policy.cap_dwell_s - (now_s - holding.since_s))
+            left_s = 0.0 if move.raises_inference else max(0.0, plan.policy.cap_dwell_s - (now_s - holding.since_s))
         if left_s <= 0:
             ripe += holding.count
         elif move.unit_ids:
