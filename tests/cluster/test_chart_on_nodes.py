@@ -337,7 +337,7 @@ def test_job_of_certificates_has_the_rights_it_needs_and_no_others(site: Site) -
         assert site.kubectl("get", kind, "swingbus-certificates", "--ignore-not-found") == ""
 
 
-_TIME_TO_ASK_S = 10.0
+_TIME_TO_ASK_S = 20.0
 
 
 def _wait_refused(site: Site, node_name: str) -> None:
@@ -353,7 +353,7 @@ def _wait_refused(site: Site, node_name: str) -> None:
             return True
         # On a busy machine it takes its time to ask at all.
         waits_s = time.monotonic() - first_seen_s.setdefault(agent, time.monotonic())
-        if agent and waits_s > _TIME_TO_ASK_S and _connected(site):
+        if agent and waits_s > _TIME_TO_ASK_S:
             site.kubectl("delete", "pod", agent, "--ignore-not-found")
         return False
 
