@@ -33,8 +33,6 @@ BENCHMARKS := tests/benchmarks
 # Clusters wait for timers of their own most of the time: three side by side, each worker with clusters of its own. What all of them
 # need (programs, images) is built and installed before, by one alone; where that can't be done the tests say so.
 CLUSTER_WORKERS ?= 3
-# Sites too: two of them keep two cores busy for two fifths of the time. Each worker has its own, for some of the cases.
-SITE_WORKERS ?= 3
 
 demo-kube: $(STAMP) ## The same site with two GPU hosts as real Kubernetes nodes (root; 7 minutes)
 	@$(BIN)/python -m tools.images toy-miner toy-inference swingbus-controller
@@ -47,7 +45,7 @@ test: $(STAMP) check ## Run checks and all tests
 	-@$(BIN)/python -m swingbus_sim.cluster build
 	-@$(BIN)/python -m tools.images
 	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) $(BY_FILE) tests/cluster $(ARGS)
-	@$(BIN)/python -m pytest -n $(SITE_WORKERS) --dist worksteal $(SITES) $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(BY_FILE) $(SITES) $(ARGS)
 	@$(BIN)/python -m pytest $(BENCHMARKS) $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contracts, protos

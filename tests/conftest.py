@@ -11,7 +11,7 @@ import structlog
 
 # Files that take minutes, the longest first: begun last, one of them would keep a single worker busy while the others are done. By
 # itself xdist begins with the files that have the most tests, which are the quick ones (`--no-loadscope-reorder` in the Makefile).
-_LONGEST_FIRST = (
+LONGEST_FIRST = (
     "cluster/kills/test_kills_on_nodes.py",
     "cluster/test_chart_on_nodes.py",
     "cluster/test_pods_site.py",
@@ -24,7 +24,7 @@ _LONGEST_FIRST = (
     "integration/test_kwok_site_agents.py",
     "integration/test_two_controllers.py",
 )
-_TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest, and leave out what only the whole matrix holds."""
-    place = {_TESTS / name: number for number, name in enumerate(_LONGEST_FIRST)}
+    place = {TESTS / name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
     if config.getoption("--full-matrix"):
         return

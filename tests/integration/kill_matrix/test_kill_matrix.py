@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,30 +125,16 @@ def _chosen(cases: Any) -> list[Any]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TinySite]:
-    """Yield the running site, GPUs mining and four miners at work; what all its cases did is judged in the end.
-
-    Each worker has a site of its own, and judges that.
-    """
+    """Yield the running site, GPUs mining and four miners at work."""
     running = TinySite(tmp_path_factory.mktemp("km"))
     try:
         await running.start()
         await running.bring_gpus_to("mining")
         yield running
-        assert_not_guilty(await running.judged())
     finally:
         for ending in running.endings:
             print(f"  {ending.case:70} {ending.hit:10} {ending.outcome:30} {ending.seconds:5.1f} s")
         await running.aclose()
-
-
-def assert_not_guilty(verdict: Mapping[str, Any]) -> None:
-    """0 W·s authorised over any limit, each thing that was called proven was true, each curtailment met."""
-    assert verdict["is_complete"] and verdict["seconds"] > 0.0
-    assert verdict["over_cap_ws"]["authorised"] == 0.0, verdict["reasons"]
-    assert verdict["false_confirmations"] == 0, verdict["false_confirmation_reasons"]
-    assert verdict["confirmations_checked"] > 0
-    assert all(c["seconds_to_comply"] is not None for c in verdict["curtailments"]), verdict["curtailments"]
-    assert verdict["verdict"] == "NOT GUILTY", verdict["reasons"]
 
 
 def strike(site: TinySite, fault: str, agent: str) -> str:
@@ -302,8 +288,6 @@ async def test_controller_with_a_lost_journal_refuses_then_adopts_what_it_finds(
 
 async def test_controller_with_a_torn_journal_refuses_then_adopts_what_it_finds(site: TinySite) -> None:
     """The same for a file that is cut in half: it is set aside, never deleted."""
-    await site.bring_gpus_to("inference")
-    await site.bring_miners_to(MINERS)
     with timed(site, "controller-with-torn-journal", "refused, then adopted"):
         async with nothing_rises(site):
             site.kill(CONTROLLER)
@@ -403,3 +387,14 @@ async def test_agents_with_bad_records_raise_nothing_and_are_brought_back(
         for bank in (ASICS, GPUS):
             assert site.grants_since(bank, struck_unix_s), f"{bank} holds its old grant although its agent forgot it"
     await recovered(site, await site.mode())
+
+
+async def test_judge_finds_nothing_authorised_and_no_false_confirmation(site: TinySite) -> None:
+    """Over all cases: 0 W·s authorised over any limit, each thing that was called proven was true, each curtailment met."""
+    verdict = await site.judged()
+    assert verdict["is_complete"] and verdict["seconds"] > 30.0
+    assert verdict["over_cap_ws"]["authorised"] == 0.0, verdict["reasons"]
+    assert verdict["false_confirmations"] == 0, verdict["false_confirmation_reasons"]
+    assert verdict["confirmations_checked"] > 10
+    assert all(c["seconds_to_comply"] is not None for c in verdict["curtailments"]), verdict["curtailments"]
+    assert verdict["verdict"] == "NOT GUILTY", verdict["reasons"]
