@@ -6,7 +6,8 @@ A confirmation is one JSON object a line, with `at_s` (scenario seconds) or `boo
 - "curtailed": {"node", "claimed_w"}: the node's true 1 s mean was at most `claimed_w`.
 - "mode": {"group", "mode", "count"}: at least `count` devices of the group (miner group, host or agent) were in MINING, INFERENCE or
   STANDBY.
-Machines that began to disobey less than a reaction time ago are not held against it: nobody could have seen them yet.
+Machines that began to disobey less than a reaction time ago are not held against it: nobody could have seen them yet. Nor are those whose
+supply failed a moment ago: the court keeps their last letter for the first seconds of an outage.
 """
 
 from __future__ import annotations

@@ -173,6 +173,11 @@ class MadeTruth:
                 }
             )
 
+    def cut_supply(self, node: str) -> None:
+        """Begin an outage at `node`, as the ledger writes it."""
+        detail = {"label": "blip", "for_s": 30.0, "is_disturbance": True, "settle_s": 60.0}
+        self._note("outage", node, detail)
+
     def lower_limit(self, limit_w: float, *, ramp_s: float = 0.0) -> None:
         """Lower the grid's limit from now on, as the ledger writes it."""
         detail = {
@@ -184,18 +189,12 @@ class MadeTruth:
             "ramp_s": ramp_s,
             "before_w:grid": self.limit_w,
         }
-        self.court.hear(
-            {
-                "type": "ledger",
-                "t": self.now_s,
-                "id": 1,
-                "kind": "limit",
-                "phase": "started",
-                "targets": ["grid"],
-                "detail": detail,
-            }
-        )
+        self._note("limit", "grid", detail)
         self.limit_w = limit_w
+
+    def _note(self, kind: str, node: str, detail: dict[str, Any]) -> None:
+        line = {"t": self.now_s, "id": 1, "kind": kind, "phase": "started", "targets": [node], "detail": detail}
+        self.court.hear({"type": "ledger", **line})
 
     def verdict(self, *, ends: bool = True) -> dict[str, Any]:
         """End the truth and return the verdict."""

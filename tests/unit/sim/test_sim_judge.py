@@ -242,6 +242,34 @@ def test_true_confirmations_and_young_liars_are_believed() -> None:
     assert verdict["verdict"] == "NOT GUILTY"
 
 
+@pytest.mark.parametrize(
+    ("at_s", "group", "mode", "reason"),
+    [
+        (21.2, "c1", "MINING", None),
+        (21.9, "c1", "MINING", None),
+        (22.1, "c1", "MINING", "0 of 2"),
+        (21.2, "c1", "STANDBY", "0 of 2"),
+        (21.2, "c2", "MINING", "1 of 2"),
+    ],
+    ids=["said in the moment", "last moment", "a reading later", "never was", "off for another reason"],
+)
+def test_mode_said_in_the_moment_of_an_outage_is_what_was_before(
+    at_s: float, group: str, mode: str, reason: str | None
+) -> None:
+    """Who goes dark is not held against a claim of that moment; who was off, or is known to be dark, is."""
+    truth = MadeTruth()
+    truth.tell(20.0, 90_000.0)
+    truth.cut_supply("c1")
+    truth.tell(8.0, 22_500.0, states="OOOM")
+    truth.court.check_confirmations([{"at_s": at_s, "kind": "mode", "group": group, "mode": mode, "count": 2}])
+    verdict = truth.verdict()
+
+    if reason is None:
+        assert verdict["verdict"] == "NOT GUILTY"
+    else:
+        assert reason in verdict["false_confirmation_reasons"][0]
+
+
 def test_truth_that_breaks_off_or_has_gaps_acquits_nobody() -> None:
     """What was not seen is not proven."""
     cut = MadeTruth()
