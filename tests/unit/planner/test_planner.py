@@ -12,7 +12,7 @@ from swingbus_controller.domain.planning.plan import Availability, FirmNeed, Mov
 from swingbus_controller.domain.planning.planner import plan
 from swingbus_controller.domain.planning.policy import Policy
 
-from .sites import NOW_S, POLICY, S21, make_asics, make_demo, make_gpus, make_market, make_view
+from .sites import H100, NOW_S, POLICY, S21, make_asics, make_demo, make_gpus, make_market, make_view
 
 
 def counts(made: Plan, bank: str) -> dict[str, int]:
@@ -171,6 +171,21 @@ def test_bank_that_may_only_shrink_does_not_grow() -> None:
     assert plan(make_view((bank,), grid_w=1e6), make_market(), POLICY, NOW_S).moves == ()
     made = plan(make_view((bank,), grid_w=1e6), make_market(power=300.0), POLICY, NOW_S)
     assert counts(made, "b") == {"standby": 8}
+
+
+def test_of_equal_banks_the_one_that_may_grow_serves() -> None:
+    """A host that was granted more a moment ago could serve only low; its neighbour serves at full speed, whatever their names."""
+    alike = tuple(replace(p, claim_w=535.0) if p.name == "gpu-mine" else p for p in H100)
+    growing = replace(
+        make_gpus("a", "r", at={"gpu-mine": 7, "inference": 1}, availability=Availability.SHRINK_ONLY), points=alike
+    )
+    held = replace(make_gpus("b", "r", at={"gpu-mine": 8}), points=alike)
+    alone = plan(make_view((growing,), grid_w=1e6), make_market(demand=3.0), POLICY, NOW_S)
+    assert counts(alone, "a") == {"gpu-mine": 5, "inference": 1, "inference-low": 2}
+
+    made = plan(make_view((growing, held), grid_w=1e6), make_market(demand=3.0), POLICY, NOW_S)
+    assert counts(made, "a") == {"gpu-mine": 7, "inference": 1}
+    assert counts(made, "b") == {"gpu-mine": 6, "inference": 2}
 
 
 def test_open_flips_count_at_their_larger_side_and_serve_demand() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.planning.plan import Askers, BankView, FeederView
+from swingbus_controller.domain.planning.plan import Askers, Availability, BankView, FeederView
 from swingbus_controller.domain.planning.points import Mode, OperatingPoint
 from swingbus_controller.domain.planning.worth import Purpose, Worth, base_purpose
 
@@ -430,6 +430,8 @@ def _coming_count(bank: BankView) -> int:
     return sum(t.count for t in bank.transits if bank.point(t.to_point).mode is Mode.INFERENCE)
 
 
-def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, str, str, str, str, int]:
+def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, bool, str, str, str, str, int]:
     group, rung = climb
-    return (rung.tier, -rung.slope, group.bank.bank, group.origin.name, group.hold, rung.purpose, rung.order)
+    # Of equals the one that may grow comes first: units that enter one that may not stay at their lowest point until it is proven.
+    may_not_grow = group.bank.availability is not Availability.HELD
+    return (rung.tier, -rung.slope, may_not_grow, group.bank.bank, group.origin.name, group.hold, rung.purpose, rung.order)
