@@ -24,7 +24,7 @@ from swingbus_controller.domain.planning.plan import (
     Transit,
 )
 from swingbus_controller.domain.planning.planner import bank_claim_w, dwell_left_s, plan
-from swingbus_controller.domain.planning.points import DeviceKind
+from swingbus_controller.domain.planning.points import DeviceKind, Mode
 from tests.unit.planner.sites import H100, NOW_S, POLICY, S19J, S21, make_market, make_view
 
 T = TypeVar("T")
@@ -226,6 +226,13 @@ def test_admitted_flips_never_exceed_a_feeder_at_any_step(
     for bank in fell.banks:
         room.take(room.path(bank.feeder, bank.bank), bank_claim_w(bank))
     by_name = {b.bank: b for b in fell.banks}
+    for flip in admission.admitted:
+        bank, move = by_name[flip.move.bank], flip.move
+        point, from_w = bank.point(flip.to_point), bank.point(move.from_point).claim_w
+        assert point.mode is move.to_mode and point.claim_w <= bank.point(move.to_point).claim_w
+        assert flip.claim_delta_w == flip.count * (point.claim_w - from_w)
+        if flip.to_point != move.to_point:
+            assert flip.starts_now and move.is_mode_flip and point.mode is Mode.INFERENCE
     over_before = [free_w < -EPSILON_W for free_w in room.free_w]
     for flip in admission.admitted:
         bank = by_name[flip.move.bank]

@@ -204,6 +204,8 @@ def test_demand_is_served_beside_a_bank_not_heard_of_since_a_start(comes: str) -
     site.market.demand = 8.0
     assert site.run(45, lambda: site.count("gpu1/gpus", Mode.INFERENCE) == 8), site.explain()
     assert site.state.ledger.state("gpu2/gpus", site.clock.s) is BankState.DARK
+    assert site.run(45, lambda: site.count("edge1/asics", Mode.MINING) == beside - 2), site.explain()
+    site.run(30)
     assert site.count("edge1/asics", Mode.MINING) == beside - 2
     site.agents["gpu2"].restart()
     assert site.run(200, lambda: site.count("edge1/asics", Mode.MINING) == beside - 1 and site.is_quiet()), (

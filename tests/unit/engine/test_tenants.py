@@ -53,7 +53,9 @@ def test_price_above_the_worse_strike_rests_the_worse_asics_and_back() -> None:
 
 
 def test_demand_flips_units_to_inference_while_the_worst_asics_make_room() -> None:
-    """Every GPU goes from mining to inference and back; ASICs of the worse bank rest for it and return."""
+    """Every GPU goes from mining to inference and back, those whose watts are still to be made capped at first; ASICs of the worse bank
+    rest for it and return.
+    """
     site = settled_site()
     before = site.count("edge1/asics", Mode.MINING)
     site.market.demand = 32.0
@@ -61,7 +63,12 @@ def test_demand_flips_units_to_inference_while_the_worst_asics_make_room() -> No
     assert site.count("edge1/asics", Mode.MINING) < before
     assert site.count("edge2/asics", Mode.MINING) == 20
     there = [f for f in site.flips(Phase.ACTIVE) if f.kind == "gpu" and f.aim.mode == "inference"]
-    assert len(there) == 4
+    came = [f for f in there if f.origin.mode != "inference"]
+    assert len(came) == 4
+    # Who came in lower, since its watts had still to be made, was raised once they were there.
+    low = {(f.bank, f.unit_ids) for f in came if f.aim.name == "serve-capped"}
+    raised = {(f.bank, f.unit_ids) for f in there if (f.origin.name, f.aim.name) == ("serve-capped", "serve")}
+    assert low and raised == low
     site.market.demand = 0.0
     assert site.run(250, lambda: serving(site) == 0 and site.is_quiet()), site.explain()
     assert site.run(250, lambda: site.count("edge1/asics", Mode.MINING) == before), site.explain()

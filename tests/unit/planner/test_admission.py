@@ -114,3 +114,81 @@ def test_waiting_flips_together_ask_for_no_more_than_what_shrinks() -> None:
     admission = admit(made, fell, NOW_S)
     assert len([f for f in admission.admitted if f.claim_delta_w > 0]) == 2
     assert [r.code for r in admission.refused] == [RefusalCode.NO_WATTS] * 2
+
+
+def full_but_for(spare_w: float) -> PlanView:
+    """Return the full site of `swing`, with a little room beside."""
+    view = swing()
+    return make_view(view.banks, grid_w=10 * 3850 + 4 * 430 + 600 + spare_w)
+
+
+def test_gpus_come_in_lower_where_their_full_watts_have_to_be_made_first() -> None:
+    """105 W more each fit for two of four now; the miner that rests is for all of them, and for raising those two."""
+    view = full_but_for(2 * 105.0 + 50.0)
+    made = plan(view, make_market(demand=4.0), POLICY, NOW_S)
+    assert {m.to_point for m in made.moves if m.bank == "g"} == {"inference"}
+    admission = admit(made, view, NOW_S)
+    first, *rest = admission.admitted
+    assert (first.move.bank, first.claim_delta_w < 0) == ("c", True)
+    assert [(f.to_point, f.starts_now, f.claim_delta_w) for f in rest] == [
+        ("inference-low", True, 105.0),
+        ("inference-low", True, 105.0),
+        ("inference", False, 320.0),
+        ("inference", False, 320.0),
+    ]
+    flip = flip_of(rest[0], view.banks[1], id="f", author="planner", now_s=NOW_S, axis=WALL, times=FlipTimes())
+    assert (flip.aim.name, flip.claim_delta_w) == ("inference-low", 105.0)
+    assert flip.reason.endswith("; comes in at inference-low, inference has to wait for watts")
+
+
+@pytest.mark.parametrize("ago_s", [0.0, 100.0])
+def test_gpus_that_came_in_lower_are_raised_when_the_watts_are_there(ago_s: float) -> None:
+    """At once: no dwell keeps them low, else the watts that were made for them would be somebody else's by then."""
+    asics = make_asics("c", "c", points=S21, mining=9, standby=1)
+    gpus = make_gpus("g", "r", at={"inference-low": 4}, since_s=NOW_S - ago_s)
+    view = make_view((asics, gpus), grid_w=9 * 3850 + 4 * 535 + 600 + asics.fixed_claim_w + 900)
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    raised = [f for f in admission.admitted if f.move.bank == "g"]
+    assert [(f.to_point, f.starts_now) for f in raised] == [("inference", True)] * 4
+    assert len({f.unit_ids for f in raised}) == 4
+
+
+def test_gpus_that_serve_are_not_lowered_again_within_the_dwell() -> None:
+    """Raised a moment ago, they keep it for its dwell, though nobody asks any more: a cap is not changed to and fro."""
+    gpus = make_gpus("g", "r", at={"inference": 4}, since_s=NOW_S - 1.0)
+    view = make_view((gpus,), grid_w=1e6)
+    assert plan(view, make_market(demand=0.0), POLICY, NOW_S).moves == ()
+
+
+def test_pinned_gpus_are_not_raised() -> None:
+    """A pin means as it is."""
+    gpus = make_gpus("g", "r", at={"inference-low": 4}, since_s=NOW_S, pinned_reason="hands off")
+    assert plan(make_view((gpus,), grid_w=1e6), make_market(demand=4.0), POLICY, NOW_S).moves == ()
+
+
+def test_lower_point_of_another_program_is_no_way_in() -> None:
+    """To raise it the program would have to be stopped."""
+    view = full_but_for(260.0)
+    other = tuple(replace(p, workload="small-llm") if p.name == "inference-low" else p for p in view.banks[1].points)
+    view = replace(view, banks=(view.banks[0], replace(view.banks[1], points=other)))
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    assert [(f.to_point, f.starts_now) for f in admission.admitted[1:]] == [("inference", False)] * 4
+
+
+def test_barred_point_is_no_way_in() -> None:
+    """What a pool or an operator has ruled out is not used because it is cheap."""
+    view = full_but_for(260.0)
+    barred = replace(view.banks[1], barred_points=frozenset({"inference-low"}))
+    view = replace(view, banks=(view.banks[0], barred))
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    assert [(f.to_point, f.starts_now) for f in admission.admitted[1:]] == [("inference", False)] * 4
+
+
+def test_miners_wait_for_the_profile_that_was_planned() -> None:
+    """A lower profile would cost an ASIC a restart now, and another one when it is raised."""
+    view = make_view((make_asics("c", "c", standby=2),), grid_w=1e6)
+    made = plan(view, make_market(power=0.0), POLICY, NOW_S)
+    assert {m.to_point for m in made.moves} == {"mine"}
+    tight = make_view(view.banks, grid_w=2 * 2420.0 + 100.0)  # enough for both at the lower profile
+    admission = admit(made, tight, NOW_S)
+    assert not admission.admitted and {r.code for r in admission.refused} == {RefusalCode.NO_WATTS}

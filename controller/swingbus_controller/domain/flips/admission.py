@@ -2,8 +2,10 @@
 
 A plan is made on one revision and carried out on later ones, so every move is checked again on the fleet as it is: authority, pins,
 dwell, devices still where they were, watts. Shrinks come first and free nothing until evidence shows it, so a growing flip starts
-now only if it fits beside everything that is still claimed; otherwise it waits, and names what it waits for; where nothing on the
-way could ever make room it is refused. It knows no ledger: the ledger may still say no, and then the flip waits in SETTLING.
+now only if it fits beside everything that is still claimed. GPUs that come into inference and do not fit at the planned point come
+in at a lower one that does, and a later plan raises them: who waits is served now, not when a meter has proven that a neighbour
+shrank. Everything else waits, and names what it waits for; where nothing on the way could ever make room it is refused. It knows no
+ledger: the ledger may still say no, and then the flip waits in SETTLING.
 Invariant: claims now + flips that start now never exceed a feeder; with every waiting flip added and every shrink done neither.
 """
 
@@ -17,7 +19,7 @@ from swingbus_controller.domain.cluster.facts import PodRef
 from swingbus_controller.domain.flips.boot_axis import BootAxis
 from swingbus_controller.domain.flips.flip import Flip, new_flip
 from swingbus_controller.domain.flips.parties import Part, assign_parties, why_left_out
-from swingbus_controller.domain.planning.packing import EPSILON_W, Headroom
+from swingbus_controller.domain.planning.packing import EPSILON_W, Headroom, Path
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
     Authority,
@@ -29,7 +31,7 @@ from swingbus_controller.domain.planning.plan import (
     Reason,
 )
 from swingbus_controller.domain.planning.planner import bank_claim_w, dwell_left_s
-from swingbus_controller.domain.planning.points import DeviceKind
+from swingbus_controller.domain.planning.points import DeviceKind, Mode
 from swingbus_controller.domain.planning.policy import FlipTimes, Policy
 
 
@@ -52,6 +54,7 @@ class AdmittedFlip:
     """A part of a move that may become one flip: one GPU unit, or a count of ASICs.
 
     Args:
+        to_point: where it goes: the move's point, or for now a lower one of the same mode.
         starts_now: whether its watts fit beside everything claimed now; shrinks always do.
         waits_for: banks and open flips whose shrinking it waits for, if it has to wait.
         waits_at: the feeder that is full, if it has to wait.
@@ -61,6 +64,7 @@ class AdmittedFlip:
     move: Move
     count: int
     unit_ids: tuple[str, ...]
+    to_point: str
     claim_delta_w: float
     is_safety: bool
     starts_now: bool
@@ -118,7 +122,7 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
                 detail = why_left_out(move)
                 refused.append(Refusal(move=move, count=left_count, code=RefusalCode.NO_PARTY, detail=detail))
         for count, units, party in parts:
-            delta_w = count * (bank.point(move.to_point).claim_w - bank.point(move.from_point).claim_w)
+            aim, delta_w = _entry(move, bank, count, room, coming, path)
             if slots <= 0 and not is_safety:
                 refused.append(
                     Refusal(
@@ -131,7 +135,7 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
             waits_for: tuple[str, ...] = ()
             waits_at: str | None = None
             if delta_w <= 0:
-                coming.free(path, -delta_w, f"{move.bank} {move.from_point} to {move.to_point}")
+                coming.free(path, -delta_w, f"{move.bank} {move.from_point} to {aim}")
             elif room.units_that_fit(path, delta_w, 1):
                 room.take(path, delta_w)
             else:
@@ -147,13 +151,40 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
                 slots -= 1
             admitted.append(
                 AdmittedFlip(
-                    move=move, count=count, unit_ids=units, claim_delta_w=delta_w, is_safety=is_safety,
+                    move=move, count=count, unit_ids=units, to_point=aim, claim_delta_w=delta_w, is_safety=is_safety,
                     starts_now=starts_now, waits_for=waits_for, waits_at=waits_at, party=party,
                 )
             )  # fmt: skip
     return Admission(
         basis_revision=plan.basis_revision, revision=view_now.revision, admitted=tuple(admitted), refused=tuple(refused)
     )
+
+
+def _entry(move: Move, bank: BankView, count: int, room: Headroom, coming: _Coming, path: Path) -> tuple[str, float]:
+    """Return the point that a part of a move goes to, and the counted watts that it adds.
+
+    It is the planned one, or where that does not fit now and devices come into inference, the highest below it that does.
+
+    Of GPUs only: their limit is raised later without a word to who works there, a miner's profile costs minutes of its work. Who waits for
+    watts is not overtaken: what it waits for is not there for others.
+    """
+    from_w, planned = bank.point(move.from_point).claim_w, bank.point(move.to_point)
+    delta_w = count * (planned.claim_w - from_w)
+    may_enter_lower = bank.kind is DeviceKind.GPU and move.is_mode_flip and move.to_mode is Mode.INFERENCE
+    if may_enter_lower and not room.units_that_fit(path, delta_w, 1):
+        lower = [
+            point
+            for point in bank.points
+            if point.mode is move.to_mode
+            and point.workload == planned.workload  # another program would have to be stopped and started to raise it
+            and point.claim_w < planned.claim_w
+            and point.name not in bank.barred_points
+        ]
+        for point in sorted(lower, key=lambda each: (-each.claim_w, each.name)):
+            lower_delta_w = count * (point.claim_w - from_w)
+            if room.units_that_fit(path, lower_delta_w, 1) and coming.can_take(path, lower_delta_w):
+                return point.name, lower_delta_w
+    return planned.name, delta_w
 
 
 def _parties(view: PlanView, moves: Sequence[Move], policy: Policy, now_s: float) -> dict[str, dict[int, list[Part]]]:
@@ -178,15 +209,19 @@ def flip_of(
     admitted: AdmittedFlip, bank: BankView, *, id: str, author: str, now_s: float, axis: BootAxis, times: FlipTimes
 ) -> Flip:
     """Make the flip of an admitted part, still PLANNED: journal it, then send it `Begun`."""
+    move = admitted.move
+    reason = f"{move.reason}: {move.detail}"
+    if admitted.to_point != move.to_point:
+        reason += f"; comes in at {admitted.to_point}, {move.to_point} has to wait for watts"
     return new_flip(
         id=id,
         bank=bank.bank,
         kind=bank.kind,
         count=admitted.count,
         unit_ids=admitted.unit_ids,
-        origin=bank.point(admitted.move.from_point),
-        aim=bank.point(admitted.move.to_point),
-        reason=f"{admitted.move.reason}: {admitted.move.detail}",
+        origin=bank.point(move.from_point),
+        aim=bank.point(admitted.to_point),
+        reason=reason,
         author=author,
         now_s=now_s,
         axis=axis,
@@ -268,7 +303,7 @@ def _refusal(
             continue
         left_s = dwell_left_s(bank, holding, plan.policy, now_s)
         if bank.kind is DeviceKind.GPU and not move.is_mode_flip:
-            left_s = max(0.0, plan.policy.cap_dwell_s - (now_s - holding.since_s))
+            left_s = 0.0 if move.raises_inference else max(0.0, plan.policy.cap_dwell_s - (now_s - holding.since_s))
         if left_s <= 0:
             ripe += holding.count
         elif move.unit_ids:

@@ -434,4 +434,13 @@ def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, bool, str, str, str, s
     group, rung = climb
     # Of equals the one that may grow comes first: units that enter one that may not stay at their lowest point until it is proven.
     may_not_grow = group.bank.availability is not Availability.HELD
-    return (rung.tier, -rung.slope, may_not_grow, group.bank.bank, group.origin.name, group.hold, rung.purpose, rung.order)
+    return (
+        rung.tier,
+        -rung.slope,
+        may_not_grow,
+        group.bank.bank,
+        group.origin.name,
+        group.hold,
+        rung.purpose,
+        rung.order,
+    )

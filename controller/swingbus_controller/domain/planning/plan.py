@@ -340,6 +340,12 @@ class Move:
         """Whether the mode changes; otherwise it is a cap (or profile) flip."""
         return self.from_mode is not self.to_mode
 
+    @property
+    def raises_inference(self) -> bool:
+        """Whether it only gives GPUs that serve more watts: no dwell keeps them low."""
+        is_cap_flip = self.kind is DeviceKind.GPU and not self.is_mode_flip
+        return is_cap_flip and self.to_mode is Mode.INFERENCE and self.claim_delta_w > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankTarget:

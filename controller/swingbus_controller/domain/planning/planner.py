@@ -166,7 +166,8 @@ def _hold(bank: BankView, holding: Holding, policy: Policy, now_s: float) -> str
 
 def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) -> tuple[OperatingPoint, ...]:
     if hold in (HOLD_PINNED, HOLD_DWELL) or origin.mode is Mode.OFF:
-        return (origin,)
+        is_kept = hold == HOLD_PINNED or bank.availability is Availability.SHRINK_ONLY
+        return (origin,) if is_kept else (origin, *_raised(bank, origin))
     found = [p for p in bank.points if p.mode is not Mode.OFF]
     if hold == HOLD_MODE_DWELL:
         found = [p for p in found if p.mode is origin.mode]
@@ -182,6 +183,14 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
         without = [p for p in found if p.mode is not Mode.MINING]
         found = without or found
     return tuple([p for p in found if p.name not in bank.barred_points] or found)
+
+
+def _raised(bank: BankView, origin: OperatingPoint) -> list[OperatingPoint]:
+    """Return where GPUs that serve may be raised to while a dwell keeps them from everything else: they came in low for want of watts."""
+    if bank.kind is not DeviceKind.GPU or origin.mode is not Mode.INFERENCE:
+        return []
+    higher = [p for p in bank.points if p.mode is Mode.INFERENCE and p.claim_w > origin.claim_w]
+    return [p for p in higher if p.name not in bank.barred_points]
 
 
 def _frozen(group: Group) -> Group:
