@@ -7,7 +7,7 @@ A confirmation is one JSON object a line, with `at_s` (scenario seconds) or `boo
 - "mode": {"group", "mode", "count"}: at least `count` devices of the group (miner group, host or agent) were in MINING, INFERENCE or
   STANDBY.
 Machines that began to disobey less than a reaction time ago are not held against it: nobody could have seen them yet. Nor are those whose
-supply failed a moment ago: the court keeps their last letter for the first seconds of an outage.
+supply failed under `UNSEEN_S` before it was said: they count as they were.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from swingbus.faults import InvalidInput
 
 TOLERANCE_RATIO = 0.002
 TOLERANCE_W = 20.0
+UNSEEN_S = 2.0
+"""After a supply fails: one reading of a meter and its way to whoever decides."""
 _LETTERS = {"MINING": "MG", "INFERENCE": "I", "STANDBY": "SD"}
 
 
@@ -34,6 +36,14 @@ class Second:
     young_devices: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """A supply that failed: when, and the letter that each device behind it had just before."""
+
+    started_s: float
+    before: Mapping[int, str]
+
+
 class ConfirmationCheck:
     """The seconds of one run and the names in its header."""
 
@@ -42,6 +52,7 @@ class ConfirmationCheck:
         self._groups = groups
         self._t0_s = t0_boottime_s
         self.seconds: list[Second] = []
+        self.outages: list[Outage] = []
 
     def check(self, raw: Mapping[str, Any], *, line: int) -> str | None:
         """Return why a confirmation is false, None where it is true.
@@ -67,7 +78,7 @@ class ConfirmationCheck:
         if not 0 <= index < len(self.seconds):
             raise InvalidInput(f"confirmation {line}: {at_s:.1f} s lies outside the run's {len(self.seconds)} s")
         if kind == "mode":
-            return self._check_mode(index, members, letters, count, str(raw["mode"]))
+            return self._check_mode(at_s, members, letters, count, str(raw["mode"]))
         return self._check_watts(index, node, claimed_w, str(raw["node"]), counts_potential=kind == "settled")
 
     def _check_watts(self, index: int, node: int, claimed_w: float, name: str, *, counts_potential: bool) -> str | None:
@@ -82,10 +93,14 @@ class ConfirmationCheck:
             )
         return None
 
-    def _check_mode(self, index: int, members: Sequence[int], letters: str, count: int, mode: str) -> str | None:
-        best = 0
-        for second in self.seconds[max(0, index) : index + 3]:
-            found = sum(1 for m in members if second.states[m] in letters or m in second.young_devices)
+    def _check_mode(self, at_s: float, members: Sequence[int], letters: str, count: int, mode: str) -> str | None:
+        index, best = int(at_s) - 1, 0
+        before: dict[int, str] = {}
+        for outage in self.outages:
+            if 0.0 <= at_s - outage.started_s < UNSEEN_S:
+                before |= outage.before
+        for second in self.seconds[index : index + 3]:
+            found = sum(1 for m in members if before.get(m, second.states[m]) in letters or m in second.young_devices)
             best = max(best, found)
         if best < count:
             return f"{best} of {count} devices were in {mode}"

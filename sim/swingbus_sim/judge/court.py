@@ -12,14 +12,11 @@ from typing import Any
 
 from swingbus.faults import InvalidInput
 from swingbus_sim.judge.attribution import CAUSES, PATIENCE, IncidentBook, Sample, WindowCounter
-from swingbus_sim.judge.confirmations import ConfirmationCheck, Second
+from swingbus_sim.judge.confirmations import ConfirmationCheck, Outage, Second
 
 FORMAT = 1
 _BLIPS = ("outage", "sag")
 _HOLD_S = 3
-UNSEEN_S = 2.0
-"""After the site goes dark: one reading of a meter and its way to whoever decides."""
-_OFF = "O"
 _HEADER_KEYS = (
     "scenario",
     "seed",
@@ -129,7 +126,7 @@ class Court:
         self._second: list[tuple[tuple[float, ...], tuple[float, ...]]] = []
         self._curtailments: list[_Curtailment] = []
         self._excluded: list[tuple[float, float]] = []
-        self._outages: list[tuple[float, frozenset[int]]] = []
+        self._states = ""
         self._ledger: list[Mapping[str, Any]] = []
         self._energy_ws = {"mining": 0.0, "inference": 0.0, "meter": 0.0}
         self._seen_lies: dict[str, set[str]] = {}
@@ -178,7 +175,9 @@ class Court:
                     curtailment.ended_s = at_s
         if line["kind"] == "outage" and line["phase"] == "started":
             dark = {i for i, node in enumerate(self._nodes) if node["name"] in line["targets"]}
-            self._outages.append((at_s, frozenset(dark)))
+            fed = [any(i in dark for i, _ in self._burdens[home]) for home in self._device_nodes]
+            before = {device: was for device, was in enumerate(self._states) if fed[device]}
+            self._confirmations.outages.append(Outage(started_s=at_s, before=before))
         if detail.get("is_disturbance") and line["phase"] != "skipped":
             lasts_s = (
                 0.0
@@ -191,7 +190,7 @@ class Court:
         at_s: float = line["t"]
         if at_s - self._at_s > 1.5 * self._step_s:
             self._gap_count += 1
-        self._at_s = at_s
+        self._at_s, self._states = at_s, line["s"]
         count = len(self._nodes)
         disobedient_w, uncontrolled_w, young_w = [0.0] * count, [0.0] * count, [0.0] * count
         patience_s: dict[int, float] = {}
@@ -288,7 +287,7 @@ class Court:
                 mean_w=mean_w,
                 potential_w=self._second[-1][1],
                 young_w=young_w,
-                states=self._known_states(line["s"], at_s),
+                states=line["s"],
                 young_devices=frozenset(
                     row[0]
                     for row in line["x"]
@@ -302,20 +301,6 @@ class Court:
                 index = next(i for i, n in enumerate(self._nodes) if n["name"] == curtailment.node)
                 curtailment.hear(at_s, mean_w[index], index not in explained)
         self._second.clear()
-
-    def _known_states(self, states: str, at_s: float) -> str:
-        """Return the device letters, where a device whose supply failed under UNSEEN_S ago keeps the one it had.
-
-        No reading of the dark site can have reached anybody yet: what is said in that moment rests on the ones before.
-        """
-        dark = [nodes for started_s, nodes in self._outages if at_s - started_s < UNSEEN_S]
-        if not dark or not self._confirmations.seconds:
-            return states
-        before = self._confirmations.seconds[-1].states
-        return "".join(
-            was if now == _OFF and any(i in nodes for nodes in dark for i, _ in self._burdens[home]) else now
-            for now, was, home in zip(states, before, self._device_nodes, strict=True)
-        )
 
     # -- speaking -----------------------------------------------------------------------------------------------------
 

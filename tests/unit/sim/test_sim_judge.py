@@ -245,20 +245,20 @@ def test_true_confirmations_and_young_liars_are_believed() -> None:
 @pytest.mark.parametrize(
     ("at_s", "group", "mode", "reason"),
     [
-        (21.2, "c1", "MINING", None),
-        (21.9, "c1", "MINING", None),
-        (22.1, "c1", "MINING", "0 of 2"),
-        (21.2, "c1", "STANDBY", "0 of 2"),
-        (21.2, "c2", "MINING", "1 of 2"),
+        (20.3, "c1", "MINING", None),
+        (22.2, "c1", "MINING", None),
+        (22.4, "c1", "MINING", "0 of 2"),
+        (21.5, "c1", "STANDBY", "0 of 2"),
+        (21.5, "c2", "MINING", "1 of 2"),
     ],
-    ids=["said in the moment", "last moment", "a reading later", "never was", "off for another reason"],
+    ids=["said at once", "last moment", "a reading later", "never was", "off for another reason"],
 )
 def test_mode_said_in_the_moment_of_an_outage_is_what_was_before(
     at_s: float, group: str, mode: str, reason: str | None
 ) -> None:
     """Who goes dark is not held against a claim of that moment; who was off, or is known to be dark, is."""
     truth = MadeTruth()
-    truth.tell(20.0, 90_000.0)
+    truth.tell(20.3, 90_000.0, states="MMOM")
     truth.cut_supply("c1")
     truth.tell(8.0, 22_500.0, states="OOOM")
     truth.court.check_confirmations([{"at_s": at_s, "kind": "mode", "group": group, "mode": mode, "count": 2}])
@@ -268,6 +268,22 @@ def test_mode_said_in_the_moment_of_an_outage_is_what_was_before(
         assert verdict["verdict"] == "NOT GUILTY"
     else:
         assert reason in verdict["false_confirmation_reasons"][0]
+
+
+def test_outage_that_is_over_or_comes_again_excuses_no_machine_that_was_dark_before() -> None:
+    """A blip of half a second leaves machines booting: a claim of its moment stands. The next one finds them so, and excuses nothing."""
+    truth = MadeTruth()
+    truth.tell(20.0, 90_000.0)
+    truth.cut_supply("grid")
+    truth.tell(0.5, 0.0, states="OOOO")
+    truth.tell(1.0, 2_000.0, states="BBBB")
+    truth.cut_supply("grid")
+    truth.tell(6.0, 2_000.0, states="BBBB")
+    claim = {"kind": "mode", "group": "c1", "mode": "MINING", "count": 2}
+    truth.court.check_confirmations([claim | {"at_s": at_s} for at_s in (20.4, 21.4, 21.6)])
+    verdict = truth.verdict()
+
+    assert [reason.split(":")[0] for reason in verdict["false_confirmation_reasons"]] == ["line 3 at 21.6"]
 
 
 def test_truth_that_breaks_off_or_has_gaps_acquits_nobody() -> None:
