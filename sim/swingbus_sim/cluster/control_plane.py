@@ -24,6 +24,7 @@ from swingbus_sim.cluster.tools import Tools
 _LOOPBACK = "127.0.0.1"
 _SERVER_PORTS = range(20_000, 32_000)
 _READY_TIMEOUT_S = 60.0
+_GOES_FIRST = ("nice", "-n", "-10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,4 +258,7 @@ class ControlPlane:
         )
 
     def _start(self, name: str, flags: Sequence[str]) -> None:
-        self.processes.start(name, (str(self.tools.path(name)), *flags), enter=self.enter)
+        # Beside real nodes it goes first, as on machines of its own. Else kubelets of a busy machine ask for a pod's volumes before the API
+        # server has noted that the pod is theirs, are refused, and try again only 10 s later.
+        enter = (*self.enter, *_GOES_FIRST) if self.enter else ()
+        self.processes.start(name, (str(self.tools.path(name)), *flags), enter=enter)

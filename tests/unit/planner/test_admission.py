@@ -9,11 +9,11 @@ import pytest
 from swingbus_controller.domain.flips.admission import RefusalCode, admit, flip_of
 from swingbus_controller.domain.flips.boot_axis import WALL
 from swingbus_controller.domain.flips.flip import Phase
-from swingbus_controller.domain.planning.plan import Authority, Availability, Holding, PlanView
+from swingbus_controller.domain.planning.plan import Authority, Availability, BankView, Holding, PlanView
 from swingbus_controller.domain.planning.planner import plan
 from swingbus_controller.domain.planning.policy import FlipTimes, Policy
 
-from .sites import NOW_S, POLICY, S21, make_asics, make_gpus, make_market, make_view
+from .sites import H100, NOW_S, POLICY, S21, make_asics, make_gpus, make_market, make_view
 
 
 def swing() -> PlanView:
@@ -153,11 +153,41 @@ def test_gpus_that_came_in_lower_are_raised_when_the_watts_are_there(ago_s: floa
     assert len({f.unit_ids for f in raised}) == 4
 
 
-def test_gpus_that_serve_are_not_lowered_again_within_the_dwell() -> None:
-    """Raised a moment ago, they keep it for its dwell, though nobody asks any more: a cap is not changed to and fro."""
-    gpus = make_gpus("g", "r", at={"inference": 4}, since_s=NOW_S - 1.0)
+def since(bank: BankView, *, since_s: float, mode_since_s: float) -> BankView:
+    """Return it with devices that came to their mode then, and to their point later."""
+    held = [replace(h, since_s=since_s, mode_since_s=mode_since_s) for h in bank.holdings]
+    return replace(bank, holdings=tuple(held))
+
+
+@pytest.mark.parametrize("mode_since_s", [NOW_S - 100.0, 0.0], ids=["within its mode's dwell", "after it"])
+def test_gpus_that_were_raised_keep_it_for_the_cap_s_dwell(mode_since_s: float) -> None:
+    """Though nobody asks any more: a cap is not changed to and fro."""
+    gpus = since(make_gpus("g", "r", at={"inference": 4}), since_s=NOW_S - 1.0, mode_since_s=mode_since_s)
     view = make_view((gpus,), grid_w=1e6)
-    assert plan(view, make_market(demand=0.0), POLICY, NOW_S).moves == ()
+    admission = admit(plan(view, make_market(demand=0.0), POLICY, NOW_S), view, NOW_S)
+    assert not [f for f in admission.admitted if f.to_point == "inference-low"]
+    later_s = NOW_S + POLICY.cap_dwell_s
+    later = admit(plan(view, make_market(demand=0.0), POLICY, later_s), view, later_s)
+    assert [f.to_point != "inference" for f in later.admitted] == [True] * 4
+
+
+@pytest.mark.parametrize("mode_since_s", [NOW_S - 100.0, 0.0], ids=["within its mode's dwell", "after it"])
+def test_gpus_that_were_lowered_stay_for_the_cap_s_dwell(mode_since_s: float) -> None:
+    """A limit took their watts a second ago; the same watts come and go with what else the site draws."""
+    gpus = since(make_gpus("g", "r", at={"inference-low": 4}), since_s=NOW_S - 1.0, mode_since_s=mode_since_s)
+    view = make_view((gpus,), grid_w=1e6)
+    admission = admit(plan(view, make_market(demand=4.0), POLICY, NOW_S), view, NOW_S)
+    assert not admission.admitted
+    later_s = NOW_S + POLICY.cap_dwell_s
+    later = admit(plan(view, make_market(demand=4.0), POLICY, later_s), view, later_s)
+    assert [f.to_point for f in later.admitted] == ["inference"] * 4
+
+
+def test_gpus_with_another_program_at_the_lower_point_are_not_raised_at_once() -> None:
+    """To raise them it would have to be stopped, a second after it was started."""
+    other = tuple(replace(p, workload="small-llm") if p.name == "inference-low" else p for p in H100)
+    gpus = replace(make_gpus("g", "r", at={"inference-low": 4}, since_s=NOW_S - 1.0), points=other)
+    assert plan(make_view((gpus,), grid_w=1e6), make_market(demand=4.0), POLICY, NOW_S).moves == ()
 
 
 def test_pinned_gpus_are_not_raised() -> None:

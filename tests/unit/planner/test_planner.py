@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 
 from swingbus.faults import InvalidInput
-from swingbus_controller.domain.planning.plan import Availability, FirmNeed, Move, Plan, PlanView, Reason, Transit
+from swingbus_controller.domain.planning.plan import (
+    Availability,
+    BankView,
+    FirmNeed,
+    Move,
+    Plan,
+    PlanView,
+    Reason,
+    Transit,
+)
 from swingbus_controller.domain.planning.planner import plan
 from swingbus_controller.domain.planning.policy import Policy
 
@@ -186,6 +195,22 @@ def test_of_equal_banks_the_one_that_may_grow_serves() -> None:
     made = plan(make_view((growing, held), grid_w=1e6), make_market(demand=3.0), POLICY, NOW_S)
     assert counts(made, "a") == {"gpu-mine": 7, "inference": 1}
     assert counts(made, "b") == {"gpu-mine": 6, "inference": 2}
+
+
+@pytest.mark.parametrize("may_not_grow", ["full", "low", "neither"])
+def test_equal_banks_do_not_trade_their_watts(may_not_grow: str) -> None:
+    """One serves at full speed and one low, and somebody else has a reason to move: that is none for these two, whoever may grow."""
+
+    def bank(name: str, point: str, kind: str) -> BankView:
+        may_grow = Availability.SHRINK_ONLY if kind == may_not_grow else Availability.HELD
+        return make_gpus(name, "r", at={point: 4}, since_s=NOW_S - 100.0, availability=may_grow)
+
+    miner = make_asics("z", "x", points=S21, standby=1)
+    feeders = {"x": 5000.0, "r": 2 * 600 + 4 * 750 + 4 * 535 + 50.0}
+    for full, low in (("a", "b"), ("b", "a")):
+        banks = (bank(full, "inference", "full"), bank(low, "inference-low", "low"), miner)
+        made = plan(make_view(banks, grid_w=1e6, feeders=feeders), make_market(demand=8.0), POLICY, NOW_S)
+        assert {m.bank for m in made.moves} == {"z"}
 
 
 def test_open_flips_count_at_their_larger_side_and_serve_demand() -> None:

@@ -192,7 +192,8 @@ def _changes_of_limits(
             for holding in bank.holdings
             if holding.point == move.from_point
             for unit in holding.unit_ids
-            if unit not in taken and (move.reason is Reason.LIMIT or move.raises_inference or unit in ripe)
+            if unit not in taken
+            and (move.reason is Reason.LIMIT or unit in ripe or bank.is_raise_after_entry(holding, move.to_point))
         ]
         may.sort(key=lambda unit: ((unit in empty) is not lowers, unit not in move.unit_ids, unit))
         units = may[: len(move.unit_ids)]

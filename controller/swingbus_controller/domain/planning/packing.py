@@ -430,13 +430,16 @@ def _coming_count(bank: BankView) -> int:
     return sum(t.count for t in bank.transits if bank.point(t.to_point).mode is Mode.INFERENCE)
 
 
-def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, bool, str, str, str, str, int]:
+def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, float, bool, str, str, str, str, int]:
     group, rung = climb
-    # Of equals the one that may grow comes first: units that enter one that may not stay at their lowest point until it is proven.
+    # Of equals those come first that work so already, at the most watts: else they would give them to others, and take them back later.
+    has_w = group.origin.claim_w if group.origin.mode is rung.point.mode else 0.0
+    # Then who may grow: units that enter a bank that may not would stay at their lowest point until its watts are proven.
     may_not_grow = group.bank.availability is not Availability.HELD
     return (
         rung.tier,
         -rung.slope,
+        -has_w,
         may_not_grow,
         group.bank.bank,
         group.origin.name,

@@ -215,6 +215,19 @@ class BankView:
         """Return a point by name; KeyError if the bank has none such (validate the view first)."""
         return self._point_by_name[name]
 
+    def is_raise_after_entry(self, holding: Holding, to_point: str) -> bool:
+        """Tell whether GPUs that serve at the point at which they came in would get more watts and keep their program.
+
+        They may have come in low for want of watts, so no dwell keeps them there. Who was lowered since stays for its dwell.
+        """
+        was, will = self._point_by_name.get(holding.point), self._point_by_name.get(to_point)
+        if was is None or will is None:
+            return False  # a plan from before its points changed
+        is_entry = holding.since_s <= holding.in_mode_since_s
+        is_inference = was.mode is Mode.INFERENCE and will.mode is Mode.INFERENCE
+        is_higher = will.workload == was.workload and will.claim_w > was.claim_w
+        return self.kind is DeviceKind.GPU and is_entry and is_inference and is_higher
+
     @cached_property
     def _point_by_name(self) -> Mapping[str, OperatingPoint]:
         return {point.name: point for point in self.points}
@@ -339,12 +352,6 @@ class Move:
     def is_mode_flip(self) -> bool:
         """Whether the mode changes; otherwise it is a cap (or profile) flip."""
         return self.from_mode is not self.to_mode
-
-    @property
-    def raises_inference(self) -> bool:
-        """Whether it only gives GPUs that serve more watts: no dwell keeps them low."""
-        is_cap_flip = self.kind is DeviceKind.GPU and not self.is_mode_flip
-        return is_cap_flip and self.to_mode is Mode.INFERENCE and self.claim_delta_w > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from swingbus.faults import InvalidInput
 from swingbus_controller.domain.planning.market import MarketView
 from swingbus_controller.domain.planning.outcome import (
     HOLD_DWELL,
+    HOLD_ENTRY,
     HOLD_MODE_DWELL,
     HOLD_NONE,
     HOLD_PINNED,
@@ -161,13 +162,16 @@ def _hold(bank: BankView, holding: Holding, policy: Policy, now_s: float) -> str
         return HOLD_NONE
     if bank.kind is DeviceKind.GPU and now_s - holding.since_s >= policy.cap_dwell_s:
         return HOLD_MODE_DWELL
+    if any(bank.is_raise_after_entry(holding, point.name) for point in bank.points):
+        return HOLD_ENTRY
     return HOLD_DWELL
 
 
 def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) -> tuple[OperatingPoint, ...]:
     if hold in (HOLD_PINNED, HOLD_DWELL) or origin.mode is Mode.OFF:
-        is_kept = hold == HOLD_PINNED or bank.availability is Availability.SHRINK_ONLY
-        return (origin,) if is_kept else (origin, *_raised(bank, origin))
+        return (origin,)
+    if hold == HOLD_ENTRY:
+        return (origin, *_higher(bank, origin)) if bank.availability is Availability.HELD else (origin,)
     found = [p for p in bank.points if p.mode is not Mode.OFF]
     if hold == HOLD_MODE_DWELL:
         found = [p for p in found if p.mode is origin.mode]
@@ -185,12 +189,9 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
     return tuple([p for p in found if p.name not in bank.barred_points] or found)
 
 
-def _raised(bank: BankView, origin: OperatingPoint) -> list[OperatingPoint]:
-    """Return where GPUs that serve may be raised to while a dwell keeps them from everything else: they came in low for want of watts."""
-    if bank.kind is not DeviceKind.GPU or origin.mode is not Mode.INFERENCE:
-        return []
-    higher = [p for p in bank.points if p.mode is Mode.INFERENCE and p.claim_w > origin.claim_w]
-    return [p for p in higher if p.name not in bank.barred_points]
+def _higher(bank: BankView, origin: OperatingPoint) -> list[OperatingPoint]:
+    alike = [p for p in bank.points if p.mode is origin.mode and p.workload == origin.workload]
+    return [p for p in alike if p.claim_w > origin.claim_w and p.name not in bank.barred_points]
 
 
 def _frozen(group: Group) -> Group:
@@ -219,7 +220,7 @@ def _shed(view: PlanView, groups: list[Group], worth: Worth, like: Headroom) -> 
             return
         count = min(units, max(math.ceil(w / (less_w * m) - 1e-9) for w, m in over))
         tree.take(group.path, -count * less_w)
-        if group.hold in (HOLD_PINNED, HOLD_DWELL, HOLD_MODE_DWELL):
+        if group.hold in (HOLD_PINNED, HOLD_DWELL, HOLD_ENTRY, HOLD_MODE_DWELL):
             freed[id(group)] = min(group.units, max(freed.get(id(group), 0), count + (group.units - left[id(group)])))
         if ends:
             left[id(group)] -= count
@@ -231,7 +232,7 @@ def _shed(view: PlanView, groups: list[Group], worth: Worth, like: Headroom) -> 
         )
         return worth_of / point.claim_w if point.claim_w > 0 else math.inf
 
-    held_last = {HOLD_NONE: 0, HOLD_SHED: 0, HOLD_MODE_DWELL: 1, HOLD_DWELL: 1, HOLD_PINNED: 2}
+    held_last = {HOLD_NONE: 0, HOLD_SHED: 0, HOLD_MODE_DWELL: 1, HOLD_DWELL: 1, HOLD_ENTRY: 1, HOLD_PINNED: 2}
     order = sorted(groups, key=lambda g: (held_last[g.hold], value(g), g.bank.bank, g.origin.name, g.hold))
     for group in order:
         rest = rest_point(group.bank)

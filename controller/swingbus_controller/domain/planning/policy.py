@@ -52,8 +52,9 @@ class Policy:
         overhead_ratio: watts at the meter per watt at the device (cooling, losses), for money only; >= 1.
         gpu_mining_allowed: GPUs without demand may mine. Off unless switched on.
         asic_dwell_s, gpu_dwell_s: least time in a mode before an economic flip out of it.
-        cap_dwell_s: least time at a GPU power cap before an economic change of the cap; GPUs that serve are raised without it, since
-            they may have come in low for want of watts. An ASIC's profile counts as a mode here, since retuning takes minutes.
+        cap_dwell_s: least time at a GPU power cap before an economic change of the cap; GPUs that serve at the point at which they came
+            in are raised without it: they may have come in low for want of watts. An ASIC's profile counts as a mode here, since
+            retuning takes minutes.
         expected_hold_s: how long a flip is expected to last, in the market's time; a flip must earn its cost back within it.
         power_price_variance: (USD/MWh)^2 per hour, how restless the power price is; sets the hysteresis of mining.
         inference_margin_variance: (USD/h)^2 per hour of one GPU's inference margin; sets the hysteresis of GPU flips.
