@@ -26,9 +26,11 @@ setup: $(STAMP) ## Make .venv with everything
 demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as processes (6 minutes)
 	@$(BIN)/python -m swingbus_sim.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-# Whole sites in processes come last: they keep real time. Judged sites and the kill matrix bear each other's company; benchmarks
-# measure, so they run alone.
-SITES := tests/e2e tests/integration/kill_matrix
+# Whole sites in processes come last: they keep real time. Judged sites and the kill matrix bear each other's company, and that of
+# files which wait for timers most of the time; benchmarks measure, so they run alone.
+WAITING := tests/integration/test_kwok_site_agents.py tests/integration/test_two_controllers.py tests/integration/test_sim_site.py \
+  tests/contract/test_kubernetes_leases.py
+SITES := tests/integration/kill_matrix tests/e2e $(WAITING)
 BENCHMARKS := tests/benchmarks
 # Clusters wait for timers of their own most of the time: three side by side, each worker with clusters of its own. What all of them
 # need (programs, images) is built and installed before, by one alone; where that can't be done the tests say so.

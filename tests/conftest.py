@@ -21,8 +21,9 @@ LONGEST_FIRST = (
     "cluster/test_images.py",
     "cluster/test_chart_refusals.py",
     "integration/test_deb.py",
+    "integration/kill_matrix/test_kill_matrix.py",
     "integration/test_kwok_site_agents.py",
-    "integration/test_two_controllers.py",
+    "e2e/test_judge_can_fail.py",
 )
 TESTS = Path(__file__).parent
 

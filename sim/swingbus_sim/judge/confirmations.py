@@ -38,7 +38,7 @@ class Second:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """A supply that failed: when, and the letter that each device behind it had just before."""
+    """Devices that went out together for want of supply: when, and the letter that each had just before."""
 
     started_s: float
     before: Mapping[int, str]

@@ -7,7 +7,7 @@ beside them; shorter spikes belong to breakers (promise P4).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from swingbus.faults import InvalidInput
@@ -17,6 +17,7 @@ from swingbus_sim.judge.confirmations import ConfirmationCheck, Outage, Second
 FORMAT = 1
 _BLIPS = ("outage", "sag")
 _HOLD_S = 3
+_OFF = "O"
 _HEADER_KEYS = (
     "scenario",
     "seed",
@@ -127,6 +128,7 @@ class Court:
         self._curtailments: list[_Curtailment] = []
         self._excluded: list[tuple[float, float]] = []
         self._states = ""
+        self._dark: dict[int, frozenset[str]] = {}  # nodes without supply, by outage
         self._ledger: list[Mapping[str, Any]] = []
         self._energy_ws = {"mining": 0.0, "inference": 0.0, "meter": 0.0}
         self._seen_lies: dict[str, set[str]] = {}
@@ -173,11 +175,9 @@ class Court:
             for curtailment in self._curtailments:
                 if curtailment.id == line["id"]:
                     curtailment.ended_s = at_s
-        if line["kind"] == "outage" and line["phase"] == "started":
-            dark = {i for i, node in enumerate(self._nodes) if node["name"] in line["targets"]}
-            fed = [any(i in dark for i, _ in self._burdens[home]) for home in self._device_nodes]
-            before = {device: was for device, was in enumerate(self._states) if fed[device]}
-            self._confirmations.outages.append(Outage(started_s=at_s, before=before))
+        if line["kind"] == "outage":
+            in_force = line["phase"] == "started"
+            self._dark[line["id"]] = frozenset(line["targets"] if in_force else ())
         if detail.get("is_disturbance") and line["phase"] != "skipped":
             lasts_s = (
                 0.0
@@ -190,7 +190,8 @@ class Court:
         at_s: float = line["t"]
         if at_s - self._at_s > 1.5 * self._step_s:
             self._gap_count += 1
-        self._at_s, self._states = at_s, line["s"]
+        self._at_s = at_s
+        self._note_failures(at_s, line["s"])
         count = len(self._nodes)
         disobedient_w, uncontrolled_w, young_w = [0.0] * count, [0.0] * count, [0.0] * count
         patience_s: dict[int, float] = {}
@@ -236,6 +237,22 @@ class Court:
         self._energy_ws["inference"] += line["m"][1] * self._step_s
         self._energy_ws["meter"] += line["n"][0] * self._step_s
         self._keep_second(line, at_s, tuple(young_w))
+
+    def _note_failures(self, at_s: float, states: str) -> None:
+        """Note whom an outage puts out now: miners at once, a GPU server when it has ridden through what it can."""
+        dark = set().union(*self._dark.values())
+        if dark and states != self._states:
+            before = {
+                device: was
+                for device, (was, now) in enumerate(zip(self._states, states, strict=True))
+                if now == _OFF != was and self._is_fed_by(self._device_nodes[device], dark)
+            }
+            if before:
+                self._confirmations.outages.append(Outage(started_s=at_s - self._step_s, before=before))
+        self._states = states
+
+    def _is_fed_by(self, node: int, names: Collection[str]) -> bool:
+        return any(self._nodes[index]["name"] in names for index, _ in self._burdens[node])
 
     def _count(self, file: _NodeFile, at_s: float, sample: Sample) -> None:
         for name, counter in file.counters.items():

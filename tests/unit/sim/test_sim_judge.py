@@ -278,12 +278,26 @@ def test_outage_that_is_over_or_comes_again_excuses_no_machine_that_was_dark_bef
     truth.tell(0.5, 0.0, states="OOOO")
     truth.tell(1.0, 2_000.0, states="BBBB")
     truth.cut_supply("grid")
-    truth.tell(6.0, 2_000.0, states="BBBB")
+    truth.tell(6.0, 0.0, states="OOOO")
     claim = {"kind": "mode", "group": "c1", "mode": "MINING", "count": 2}
     truth.court.check_confirmations([claim | {"at_s": at_s} for at_s in (20.4, 21.4, 21.6)])
     verdict = truth.verdict()
 
     assert [reason.split(":")[0] for reason in verdict["false_confirmation_reasons"]] == ["line 3 at 21.6"]
+
+
+def test_server_that_rides_through_an_outage_is_dark_when_it_goes_out() -> None:
+    """Its time counts from then: ten seconds into the outage, when its batteries are empty."""
+    truth = MadeTruth()
+    truth.tell(20.0, 90_000.0, states="MMII")
+    truth.cut_supply("grid")
+    truth.tell(10.5, 20_000.0, states="OOII")
+    truth.tell(8.0, 0.0, states="OOOO")
+    claim = {"kind": "mode", "group": "c2", "mode": "INFERENCE", "count": 2}
+    truth.court.check_confirmations([claim | {"at_s": at_s} for at_s in (25.0, 32.4, 32.6)])
+    verdict = truth.verdict()
+
+    assert [reason.split(":")[0] for reason in verdict["false_confirmation_reasons"]] == ["line 3 at 32.6"]
 
 
 def test_truth_that_breaks_off_or_has_gaps_acquits_nobody() -> None:
