@@ -58,10 +58,10 @@ def rights_of(rules: Iterable[dict[str, Any]], role: str, namespace: str) -> Ite
                         yield Right(role, namespace, full, verb, name)
 
 
-def asked(log: Path) -> set[Request]:
-    """Return what the audit log says."""
+def asked(log: Path, *, after_bytes: int = 0) -> set[Request]:
+    """Return what the audit log says, all of it or what came after its first bytes."""
     found: set[Request] = set()
-    for event in audit_events(log.read_text(encoding="utf-8").splitlines(keepends=True)):
+    for event in audit_events(log.read_bytes()[after_bytes:].decode().splitlines(keepends=True)):
         target = event.get("objectRef")
         if target is None:
             continue  # discovery, which everybody may ask for
