@@ -11,7 +11,6 @@ STAMP := $(VENV)/.ready
 # Two workers: tests hold real servers and real clocks, more would make timing lie.
 WORKERS ?= 2
 BY_FILE := --dist loadfile --no-loadscope-reorder
-BY_GROUP := --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup demo demo-kube test check bench proto prove images deb cluster cluster-down docs clean
 
@@ -47,7 +46,7 @@ test: $(STAMP) check ## Run checks and all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) $(BY_FILE) $(SITES:%=--ignore=%) --ignore=$(BENCHMARKS) --ignore=tests/cluster $(ARGS)
 	-@$(BIN)/python -m swingbus_sim.cluster build
 	-@$(BIN)/python -m tools.images
-	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) $(BY_GROUP) tests/cluster $(ARGS)
+	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) $(BY_FILE) tests/cluster $(ARGS)
 	@$(BIN)/python -m pytest -n $(WORKERS) $(BY_FILE) $(SITES) $(ARGS)
 	@$(BIN)/python -m pytest $(BENCHMARKS) $(ARGS)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 # Files that take minutes, the longest first: begun last, one of them would keep a single worker busy while the others are done. By
 # itself xdist begins with the files that have the most tests, which are the quick ones (`--no-loadscope-reorder` in the Makefile).
 LONGEST_FIRST = (
-    "cluster/traps/test_unreachable.py",  # and with it all traps: one worker has them (`tests/cluster/conftest.py`)
+    "cluster/traps/test_unreachable.py",  # and with it all traps
     "cluster/kills/test_kills_on_nodes.py",
     "cluster/test_chart_on_nodes.py",
     "cluster/test_pods_site.py",
@@ -26,6 +28,8 @@ LONGEST_FIRST = (
     "e2e/test_judge_can_fail.py",
 )
 TESTS = Path(__file__).parent
+# One worker has all that is here: their site stands until its worker ends, and takes a good part of a core meanwhile.
+TOGETHER = ("tests/cluster/traps/",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run every phase with every fault of tests/integration/kill_matrix and tests/cluster/kills (about 20 minutes each), "
         "not the reduced matrices",
     )
+
+
+class _ByFile(LoadFileScheduling):  # type: ignore[misc]  # its class is untyped
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give whole files to workers, and whole folders where their tests share what is dear."""
+    return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -21,7 +21,6 @@ from swingbus_sim.cluster.tools import CONTROL, NODES, ToolSet, ensure_tools
 from swingbus_sim.cluster.up import Cluster, bring_up, take_down
 from tools.images.build import DEFAULT_FOLDER, Built, build_images
 
-_HERE = Path(__file__).parent
 _CHART = Path(__file__).parents[2] / "charts" / "swingbus"
 KWOK_NODES = 3
 REAL_NODES = 2
@@ -34,14 +33,7 @@ _skipped: dict[str, str] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep files together on a worker, and all traps: their site stands until its worker ends, and three of them would take a core.
-
-    The first test of each file gets time for a build: a worker that begins with that file waits for it there.
-    """
-    for item in items:
-        if _HERE in item.path.parents:
-            group = "traps" if item.path.parent == _HERE / "traps" else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
+    """Give the first test of each file time for a build: a worker that begins with that file waits for it there."""
     ours = [item for item in items if item.get_closest_marker("cluster") or item.get_closest_marker("nodes")]
     for item in {item.path: item for item in reversed(ours)}.values():
         item.add_marker(pytest.mark.timeout(_BUILD_TIMEOUT_S), append=False)
