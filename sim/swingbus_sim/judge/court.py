@@ -124,7 +124,7 @@ class Court:
         self._confirmations = ConfirmationCheck(
             [n["name"] for n in self._nodes], header["groups"], header["t0_boottime_s"]
         )
-        self._second: list[tuple[tuple[float, ...], tuple[float, ...]]] = []
+        self._second: list[tuple[Mapping[str, Any], tuple[float, ...]]] = []
         self._curtailments: list[_Curtailment] = []
         self._excluded: list[tuple[float, float]] = []
         self._states = ""
@@ -149,6 +149,8 @@ class Court:
                 self._hear_ledger(line)
             case "end":
                 self._is_ended = True
+                if self._second:  # the last one is not whole, and claims of the last moment are about it
+                    self._confirmations.seconds.append(self._second_as_heard())
             case other:
                 raise InvalidInput(f"unknown line type {other!r} in the truth")
 
@@ -294,30 +296,32 @@ class Court:
         return not any(start < at_s <= end for start, end in self._excluded)
 
     def _keep_second(self, line: Mapping[str, Any], at_s: float, young_w: tuple[float, ...]) -> None:
-        self._second.append((tuple(line["n"]), tuple(line["e"])))
+        self._second.append((line, young_w))
         if len(self._second) < round(1.0 / self._step_s):
             return
-        steps = len(self._second)
-        mean_w = tuple(sum(column) / steps for column in zip(*(row[0] for row in self._second), strict=True))
-        self._confirmations.seconds.append(
-            Second(
-                mean_w=mean_w,
-                potential_w=self._second[-1][1],
-                young_w=young_w,
-                states=line["s"],
-                young_devices=frozenset(
-                    row[0]
-                    for row in line["x"]
-                    if at_s - row[2] <= self._nodes[self._device_nodes[row[0]]]["reaction_s"]
-                ),
-            )
-        )
+        second = self._second_as_heard()
+        self._confirmations.seconds.append(second)
         explained = {index for index, young in enumerate(young_w) if young > 0.0}
         for curtailment in self._curtailments:
             if curtailment.ended_s is None:
                 index = next(i for i, n in enumerate(self._nodes) if n["name"] == curtailment.node)
-                curtailment.hear(at_s, mean_w[index], index not in explained)
+                curtailment.hear(at_s, second.mean_w[index], index not in explained)
         self._second.clear()
+
+    def _second_as_heard(self) -> Second:
+        steps = len(self._second)
+        line, young_w = self._second[-1]
+        return Second(
+            mean_w=tuple(sum(column) / steps for column in zip(*(each["n"] for each, _ in self._second), strict=True)),
+            potential_w=tuple(line["e"]),
+            young_w=young_w,
+            states=line["s"],
+            young_devices=frozenset(
+                row[0]
+                for row in line["x"]
+                if line["t"] - row[2] <= self._nodes[self._device_nodes[row[0]]]["reaction_s"]
+            ),
+        )
 
     # -- speaking -----------------------------------------------------------------------------------------------------
 

@@ -300,6 +300,20 @@ def test_server_that_rides_through_an_outage_is_dark_when_it_goes_out() -> None:
     assert [reason.split(":")[0] for reason in verdict["false_confirmation_reasons"]] == ["line 3 at 32.6"]
 
 
+def test_claim_of_the_last_moment_is_held_against_the_last_ticks() -> None:
+    """They make no whole second, but they are what it is about."""
+    truth = MadeTruth()
+    truth.tell(20.0, 90_000.0)
+    truth.tell(0.6, 90_000.0, states="SMMM")
+    truth.verdict()
+    for count in (1, 2):
+        claim = {"at_s": 20.5, "kind": "mode", "group": "c1", "mode": "STANDBY", "count": count}
+        truth.court.check_confirmations([claim])
+    assert [r.split(": ")[1] for r in truth.verdict()["false_confirmation_reasons"]] == [
+        "1 of 2 devices were in STANDBY"
+    ]
+
+
 def test_truth_that_breaks_off_or_has_gaps_acquits_nobody() -> None:
     """What was not seen is not proven."""
     cut = MadeTruth()
