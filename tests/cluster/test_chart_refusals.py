@@ -49,17 +49,25 @@ class Release:
         return [*found.split(), *self.kubectl("get", "secrets", "-l", "owner=helm", "-o", "name").split()]
 
 
-@pytest.fixture
-def release(cluster: Cluster, tmp_path: Path) -> Iterator[Release]:
-    """Return a release in a namespace that has all that both programs need; afterwards nothing of it is there."""
+@pytest.fixture(scope="module")
+def namespace(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make a namespace that has all that both programs need, once (a namespace takes seconds to go); return a folder."""
+    folder = tmp_path_factory.mktemp("refused")
     make_namespace(cluster.api, _NAMESPACE)
-    made = Release(cluster, tmp_path)
+    made = Release(cluster, folder)
     made.secret("controller-certificates", "ca.pem", "server.pem", "denied.txt")
     made.secret("half-tls", "tls.crt", "ca.crt")
     made.secret("agent-bundles", *(f"{each['name']}.bundle.toml" for each in _nodes(made)))
+    yield folder
+    cluster.kubectl("delete", "namespace", _NAMESPACE)
+
+
+@pytest.fixture
+def release(cluster: Cluster, namespace: Path) -> Iterator[Release]:
+    """Return a release that shall be refused; afterwards nothing of it is there."""
+    made = Release(cluster, namespace)
     yield made
     assert made.objects() == []
-    cluster.kubectl("delete", "namespace", _NAMESPACE)
 
 
 @contextmanager
@@ -197,8 +205,11 @@ def test_class_of_another_value_is_refused(release: Release, program: str) -> No
 def test_namespace_that_is_enrolled_is_refused(release: Release) -> None:
     """The controller's own pods would wait behind the gate that only it can lift."""
     release.cluster.kubectl("label", "namespace", _NAMESPACE, "swingbus.io/power-gate=enabled")
-    with pytest.raises(SwingbusError, match="namespace refused is enrolled"):
-        release.install()
+    try:
+        with pytest.raises(SwingbusError, match="namespace refused is enrolled"):
+            release.install()
+    finally:
+        release.cluster.kubectl("label", "namespace", _NAMESPACE, "swingbus.io/power-gate-")
 
 
 @pytest.mark.parametrize(
@@ -233,8 +244,11 @@ def test_node_without_cert_managers_secret_is_named(release: Release) -> None:
 def test_deny_list_that_would_not_count_is_refused(release: Release) -> None:
     """Of two the Secret's own counts."""
     release.kubectl("create", "configmap", "swingbus-denied", "--from-literal=denied.txt=0a1b")
-    with pytest.raises(SwingbusError, match=r"the Secret controller-certificates has a denied\.txt of its own"):
-        release.install(controller=CONTROLLER)
+    try:
+        with pytest.raises(SwingbusError, match=r"the Secret controller-certificates has a denied\.txt of its own"):
+            release.install(controller=CONTROLLER)
+    finally:
+        release.kubectl("delete", "configmap", "swingbus-denied")
 
 
 def test_with_all_that_is_needed_nothing_is_refused(release: Release) -> None:
