@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-# Two workers: tests hold real servers and real clocks, more would make timing lie.
+# Two workers: tests hold real servers and real clocks, more would make timing lie. Where most is waiting there may be three.
 WORKERS ?= 2
 BY_FILE := --dist loadfile --no-loadscope-reorder
 

@@ -49,6 +49,7 @@ class _ByFile(LoadFileScheduling):  # type: ignore[misc]  # its class is untyped
         return next((folder for folder in TOGETHER if nodeid.startswith(folder)), file)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give whole files to workers, and whole folders where their tests share what is dear."""
     return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -150,7 +150,7 @@ def test_ten_commands_are_enough() -> None:
 
 
 def test_blocks_of_the_page_do_what_it_says(site: tuple[Site, Shell, str]) -> None:
-    """Installed, live watts at the first look; a limit lowered and taken back; gone, and nobody waits for it; then forgotten."""
+    """Installed, live watts a look or two later; a limit lowered and taken back; gone, and nobody waits for it; then forgotten."""
     release, shell, registry = site
     page = blocks()
     shell.run(page["where"].replace("registry.example.com", registry))
@@ -160,8 +160,8 @@ def test_blocks_of_the_page_do_what_it_says(site: tuple[Site, Shell, str]) -> No
     assert f"device_count = {_GPUS}\n" in (shell.folder / "site.toml").read_text(encoding="utf-8")
     shell.run(page["values"])
     told = shell.run(page["install"])
-    watts = re.search(r"attributed to devices +(\d+(?:\.\d+)?) (W|kW)\b", told)
-    assert watts and float(watts[1]) > 0, told
+    look = commands(page["install"])[-1]
+    wait_until(lambda: _watts(told) > 0 or _watts(shell.run(look)) > 0, what="live watts", timeout_s=30, poll_s=1.0)
     looked = shell.run(page["look"])
     assert "  12 kW " in looked and "live" in looked and "Phase:          Succeeded" in looked, looked
 
@@ -180,6 +180,12 @@ def test_blocks_of_the_page_do_what_it_says(site: tuple[Site, Shell, str]) -> No
     assert _left(release) == {"customresourcedefinition", "persistentvolumeclaim", "secret"}
     shell.run(page["forget"])
     assert _left(release) == set()
+
+
+def _watts(told: str) -> float:
+    """Return what `swingctl site show` attributes to devices, in whatever unit; 0 where nobody has told yet."""
+    found = re.search(r"attributed to devices +(\d+(?:\.\d+)?) (W|kW)\b", told)
+    return float(found[1]) if found else 0.0
 
 
 def _left(release: Site) -> set[str]:

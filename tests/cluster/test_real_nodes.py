@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +66,15 @@ def _start_probe(cluster: Cluster, name: str, node: str, *command: str, label: s
 
 def _ask(cluster: Cluster, name: str, *command: str) -> str:
     return cluster.kubectl("exec", f"--namespace={_NAMESPACE}", name, "--", "python3", "-c", *command)
+
+
+def test_control_plane_goes_first(real_cluster: Cluster) -> None:
+    """By its session's niceness where the kernel weighs sessions, else by its own."""
+    for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+        pid = real_cluster.processes.must_run(name).pid
+        assert os.getpriority(os.PRIO_PROCESS, pid) == -10
+        session = Path(f"/proc/{pid}/autogroup")
+        assert not session.exists() or session.read_text().split()[-1] == "-10", session.read_text()
 
 
 def test_host_sees_one_port_and_no_kubelet(real_cluster: Cluster) -> None:

@@ -52,6 +52,7 @@ class ConfirmationCheck:
         self._groups = groups
         self._t0_s = t0_boottime_s
         self.seconds: list[Second] = []
+        self.last: Second | None = None  # the part of a second that the run ended in; only modes are held against it
         self.outages: list[Outage] = []
 
     def check(self, raw: Mapping[str, Any], *, line: int) -> str | None:
@@ -99,7 +100,10 @@ class ConfirmationCheck:
         for outage in self.outages:
             if 0.0 <= at_s - outage.started_s < UNSEEN_S:
                 before |= outage.before
-        for second in self.seconds[index : index + 3]:
+        seconds = self.seconds[index : index + 3]
+        if self.last is not None and len(seconds) < 3:
+            seconds.append(self.last)
+        for second in seconds:
             found = sum(1 for m in members if before.get(m, second.states[m]) in letters or m in second.young_devices)
             best = max(best, found)
         if best < count:

@@ -149,8 +149,8 @@ class Court:
                 self._hear_ledger(line)
             case "end":
                 self._is_ended = True
-                if self._second:  # the last one is not whole, and claims of the last moment are about it
-                    self._confirmations.seconds.append(self._second_as_heard())
+                if self._second:  # it is not whole, and claims of the last moment are about it
+                    self._confirmations.last = self._second_as_heard()
             case other:
                 raise InvalidInput(f"unknown line type {other!r} in the truth")
 
@@ -243,7 +243,7 @@ class Court:
     def _note_failures(self, at_s: float, states: str) -> None:
         """Note whom an outage puts out now: miners at once, a GPU server when it has ridden through what it can."""
         dark = set().union(*self._dark.values())
-        if dark and states != self._states:
+        if dark and self._states and states != self._states:
             before = {
                 device: was
                 for device, (was, now) in enumerate(zip(self._states, states, strict=True))

@@ -286,6 +286,14 @@ def test_outage_that_is_over_or_comes_again_excuses_no_machine_that_was_dark_bef
     assert [reason.split(":")[0] for reason in verdict["false_confirmation_reasons"]] == ["line 3 at 21.6"]
 
 
+def test_outage_before_the_first_tick_is_heard() -> None:
+    """Nobody is known to have been anything before it."""
+    truth = MadeTruth()
+    truth.cut_supply("grid")
+    truth.tell(3.0, 0.0, states="OOOO")
+    assert truth.verdict()["verdict"] == "NOT GUILTY"
+
+
 def test_server_that_rides_through_an_outage_is_dark_when_it_goes_out() -> None:
     """Its time counts from then: ten seconds into the outage, when its batteries are empty."""
     truth = MadeTruth()
@@ -309,7 +317,7 @@ def test_claim_of_the_last_moment_is_held_against_the_last_ticks() -> None:
     for count in (1, 2):
         claim = {"at_s": 20.5, "kind": "mode", "group": "c1", "mode": "STANDBY", "count": count}
         truth.court.check_confirmations([claim])
-    assert [r.split(": ")[1] for r in truth.verdict()["false_confirmation_reasons"]] == [
+    assert [r.split(": ")[1] for r in truth.verdict(ends=False)["false_confirmation_reasons"]] == [
         "1 of 2 devices were in STANDBY"
     ]
 

@@ -353,7 +353,7 @@ class Outcome:
         idle = [g for g in self.groups if g.bank.inference_class == name and g.origin.mode is not Mode.INFERENCE]
         if not idle:
             return f"all usable GPUs of class {name} serve already"
-        if any(g.hold in (HOLD_DWELL, HOLD_ENTRY, HOLD_MODE_DWELL) for g in idle):
+        if any(g.hold in (HOLD_DWELL, HOLD_MODE_DWELL) for g in idle):
             return "the other GPUs are inside their minimum dwell"
         if any(g.hold == HOLD_PINNED for g in idle):
             return "the other GPUs are pinned"
