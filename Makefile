@@ -27,11 +27,11 @@ demo: $(STAMP) ## Run a site: agents, controller, simulator and judge as process
 	@$(BIN)/python -m swingbus_sim.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # Whole sites in processes come last: they keep real time. Judged sites and the kill matrix bear each other's company, and that of
-# files which wait for timers most of the time; benchmarks
-# measure, so they run alone.
+# files which wait for timers most of the time: one worker for each of the three. Benchmarks measure, so they run alone.
 WAITING := tests/integration/test_kwok_site_agents.py tests/integration/test_two_controllers.py tests/integration/test_sim_site.py \
   tests/contract/test_kubernetes_leases.py
 SITES := tests/integration/kill_matrix tests/e2e $(WAITING)
+SITE_WORKERS ?= 3
 BENCHMARKS := tests/benchmarks
 # Clusters wait for timers of their own most of the time: three side by side, each worker with clusters of its own. What all of them
 # need (programs, images) is built and installed before, by one alone; where that can't be done the tests say so.
@@ -48,7 +48,7 @@ test: $(STAMP) check ## Run checks and all tests
 	-@$(BIN)/python -m swingbus_sim.cluster build
 	-@$(BIN)/python -m tools.images
 	@$(BIN)/python -m pytest -n $(CLUSTER_WORKERS) $(BY_FILE) tests/cluster $(ARGS)
-	@$(BIN)/python -m pytest -n $(WORKERS) $(BY_FILE) $(SITES) $(ARGS)
+	@$(BIN)/python -m pytest -n $(SITE_WORKERS) $(BY_FILE) $(SITES) $(ARGS)
 	@$(BIN)/python -m pytest $(BENCHMARKS) $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contracts, protos
