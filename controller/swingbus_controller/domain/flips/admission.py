@@ -303,8 +303,8 @@ def _refusal(
             continue
         left_s = dwell_left_s(bank, holding, plan.policy, now_s)
         if bank.kind is DeviceKind.GPU and not move.is_mode_flip:
-            left_s = max(0.0, plan.policy.cap_dwell_s - (now_s - holding.since_s))
-            left_s = 0.0 if bank.is_raise_after_entry(holding, move.to_point) else left_s
+            is_free = bank.is_raise_after_entry(holding, move.to_point)
+            left_s = 0.0 if is_free else max(0.0, plan.policy.cap_dwell_s - (now_s - holding.since_s))
         if left_s <= 0:
             ripe += holding.count
         elif move.unit_ids:

@@ -220,13 +220,17 @@ class BankView:
 
         They may have come in low for want of watts, so no dwell keeps them there. Who was lowered since stays for its dwell.
         """
-        was, will = self._point_by_name.get(holding.point), self._point_by_name.get(to_point)
-        if was is None or will is None:
+        was = self._point_by_name.get(holding.point)
+        if was is None:
             return False  # a plan from before its points changed
         is_entry = holding.since_s <= holding.in_mode_since_s
-        is_inference = was.mode is Mode.INFERENCE and will.mode is Mode.INFERENCE
-        is_higher = will.workload == was.workload and will.claim_w > was.claim_w
-        return self.kind is DeviceKind.GPU and is_entry and is_inference and is_higher
+        is_serving = self.kind is DeviceKind.GPU and was.mode is Mode.INFERENCE
+        return is_serving and is_entry and to_point in [p.name for p in self.points_above(was)]
+
+    def points_above(self, point: OperatingPoint) -> list[OperatingPoint]:
+        """Return the points with more watts at which the same program does the same."""
+        alike = [p for p in self.points if p.mode is point.mode and p.workload == point.workload]
+        return [p for p in alike if p.claim_w > point.claim_w]
 
     @cached_property
     def _point_by_name(self) -> Mapping[str, OperatingPoint]:

@@ -171,7 +171,8 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
     if hold in (HOLD_PINNED, HOLD_DWELL) or origin.mode is Mode.OFF:
         return (origin,)
     if hold == HOLD_ENTRY:
-        return (origin, *_higher(bank, origin)) if bank.availability is Availability.HELD else (origin,)
+        higher = bank.points_above(origin) if bank.availability is Availability.HELD else []
+        return (origin, *(p for p in higher if p.name not in bank.barred_points))
     found = [p for p in bank.points if p.mode is not Mode.OFF]
     if hold == HOLD_MODE_DWELL:
         found = [p for p in found if p.mode is origin.mode]
@@ -187,11 +188,6 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
         without = [p for p in found if p.mode is not Mode.MINING]
         found = without or found
     return tuple([p for p in found if p.name not in bank.barred_points] or found)
-
-
-def _higher(bank: BankView, origin: OperatingPoint) -> list[OperatingPoint]:
-    alike = [p for p in bank.points if p.mode is origin.mode and p.workload == origin.workload]
-    return [p for p in alike if p.claim_w > origin.claim_w and p.name not in bank.barred_points]
 
 
 def _frozen(group: Group) -> Group:
