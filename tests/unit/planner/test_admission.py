@@ -141,6 +141,23 @@ def test_gpus_come_in_lower_where_their_full_watts_have_to_be_made_first() -> No
     assert flip.reason.endswith("; comes in at inference-low, inference has to wait for watts")
 
 
+def test_a_bank_that_waits_for_its_proof_lets_gpus_in_at_the_watts_that_they_have() -> None:
+    """It may not grow yet; where the lower point asks for more than they have, they wait."""
+    gpus = make_gpus("g", "r", at={"gpu-mine": 2}, availability=Availability.SETTLING)
+    view = make_view((gpus,), grid_w=1e6)
+    admission = admit(plan(view, make_market(demand=2.0), POLICY, NOW_S), view, NOW_S)
+    assert [(r.code, r.count) for r in admission.refused] == [(RefusalCode.UNAVAILABLE, 1)] * 2
+    assert "proven by the meter" in admission.refused[0].detail and not admission.admitted
+
+    alike = tuple(replace(p, claim_w=535.0) if p.name == "gpu-mine" else p for p in H100)
+    view = make_view((replace(gpus, points=alike),), grid_w=1e6)
+    admission = admit(plan(view, make_market(demand=2.0), POLICY, NOW_S), view, NOW_S)
+    assert [(f.to_point, f.claim_delta_w, f.starts_now) for f in admission.admitted] == [
+        ("inference-low", 0.0, True)
+    ] * 2
+    assert not admission.refused
+
+
 @pytest.mark.parametrize("ago_s", [0.0, 100.0])
 def test_gpus_that_came_in_lower_are_raised_when_the_watts_are_there(ago_s: float) -> None:
     """At once: no dwell keeps them low, else the watts that were made for them would be somebody else's by then."""

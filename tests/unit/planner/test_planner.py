@@ -197,6 +197,52 @@ def test_of_equal_banks_the_one_that_may_grow_serves() -> None:
     assert counts(made, "b") == {"gpu-mine": 6, "inference": 2}
 
 
+def test_watts_of_a_bank_that_waits_for_its_proof_are_not_given_to_a_miner() -> None:
+    """It grows in some seconds; a miner that is woken meanwhile would mine for its dwell. None are kept for one whose time is unknown."""
+    miner = make_asics("z", "x", points=S21, standby=1)
+    need_w = 600 + 8 * 750 + 20.0
+
+    def made(availability: Availability) -> Plan:
+        gpus = make_gpus("a", "r", at={"gpu-mine": 8}, availability=availability)
+        return plan(make_view((gpus, miner), grid_w=need_w + 3000.0), make_market(demand=8.0), POLICY, NOW_S)
+
+    settling = made(Availability.SETTLING)
+    assert counts(settling, "a") == {"inference": 8} and counts(settling, "z") == {"standby": 1}
+    assert counts(made(Availability.SHRINK_ONLY), "z") == {"mine": 1}
+
+
+@pytest.mark.parametrize("availability", [Availability.HELD, Availability.SETTLING])
+def test_watts_for_the_raise_of_gpus_on_their_way_are_not_given_to_a_miner(availability: Availability) -> None:
+    """They come in low for want of watts, a model loads for minutes: what was made for them since is theirs."""
+    transit = Transit(
+        flip="f1", from_point="gpu-mine", to_point="inference-low", count=4, unit_ids=("w", "x", "y", "z")
+    )
+    gpus = make_gpus("g", "r", at={"gpu-mine": 1, "standby": 3}, transits=(transit,), availability=availability)
+    room_w = 600 + 430 + 3 * 80 + 4 * 750
+    made = plan(make_view((gpus,), grid_w=room_w), make_market(demand=4.0), POLICY, NOW_S)
+    assert made.moves == () and counts(made, "g") == {"gpu-mine": 1, "inference": 4, "standby": 3}
+    target, grid = made.target("g"), made.feeder("grid")
+    assert target is not None and grid is not None
+    assert target.claim_w == grid.claimed_w == room_w
+    # Beyond that anybody may have them.
+    made = plan(make_view((gpus,), grid_w=room_w + 350.0), make_market(demand=4.0), POLICY, NOW_S)
+    assert [(m.from_point, m.to_point, m.count) for m in made.moves] == [("standby", "gpu-mine", 1)]
+
+
+def test_gpus_on_their_way_that_may_not_be_raised_keep_no_watts() -> None:
+    """The higher point is barred, or the bank is pinned: who may use them gets them."""
+    transit = Transit(flip="f1", from_point="gpu-mine", to_point="inference-low", count=2, unit_ids=("x", "y"))
+    gpus = make_gpus("g", "r", at={"standby": 2}, transits=(transit,))
+    miner = make_asics("z", "x", points=S21, standby=1)
+    room_w = 600 + 2 * 80 + 2 * 535 + 3850.0
+    for held in (replace(gpus, barred_points=frozenset({"inference"})), replace(gpus, pinned_reason="test bench")):
+        made = plan(make_view((held, miner), grid_w=room_w), make_market(demand=2.0), POLICY, NOW_S)
+        assert counts(made, "z") == {"mine": 1} and counts(made, "g")["inference-low"] == 2
+    assert counts(plan(make_view((gpus, miner), grid_w=room_w), make_market(demand=2.0), POLICY, NOW_S), "z") == {
+        "standby": 1
+    }
+
+
 @pytest.mark.parametrize("may_not_grow", ["full", "low", "neither"])
 def test_equal_banks_do_not_trade_their_watts(may_not_grow: str) -> None:
     """One serves at full speed and one low, and somebody else has a reason to move: that is none for these two, whoever may grow."""

@@ -123,6 +123,10 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
                 refused.append(Refusal(move=move, count=left_count, code=RefusalCode.NO_PARTY, detail=detail))
         for count, units, party in parts:
             aim, delta_w = _entry(move, bank, count, room, coming, path)
+            if bank.availability is Availability.SETTLING and delta_w > 0:
+                detail = "bank may not grow before its last change is proven by the meter"
+                refused.append(Refusal(move=move, count=count, code=RefusalCode.UNAVAILABLE, detail=detail))
+                continue
             if slots <= 0 and not is_safety:
                 refused.append(
                     Refusal(
@@ -163,7 +167,8 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
 def _entry(move: Move, bank: BankView, count: int, room: Headroom, coming: _Coming, path: Path) -> tuple[str, float]:
     """Return the point that a part of a move goes to, and the counted watts that it adds.
 
-    It is the planned one, or where that does not fit now and devices come into inference, the highest below it that does.
+    It is the planned one, or where that does not fit now and devices come into inference, the highest below it that does. A bank that may
+    not grow yet lets them in at the watts that they have already.
 
     Of GPUs only: their limit is raised later without a word to who works there, a miner's profile costs minutes of its work. Who waits for
     watts is not overtaken: what it waits for is not there for others.
@@ -171,7 +176,8 @@ def _entry(move: Move, bank: BankView, count: int, room: Headroom, coming: _Comi
     from_w, planned = bank.point(move.from_point).claim_w, bank.point(move.to_point)
     delta_w = count * (planned.claim_w - from_w)
     may_enter_lower = bank.kind is DeviceKind.GPU and move.is_mode_flip and move.to_mode is Mode.INFERENCE
-    if may_enter_lower and not room.units_that_fit(path, delta_w, 1):
+    may_grow = bank.availability is Availability.HELD
+    if may_enter_lower and not (may_grow and room.units_that_fit(path, delta_w, 1)):
         lower = [
             point
             for point in bank.points
@@ -182,6 +188,8 @@ def _entry(move: Move, bank: BankView, count: int, room: Headroom, coming: _Comi
         ]
         for point in sorted(lower, key=lambda each: (-each.claim_w, each.name)):
             lower_delta_w = count * (point.claim_w - from_w)
+            if not may_grow and lower_delta_w > 0:
+                continue
             if room.units_that_fit(path, lower_delta_w, 1) and coming.can_take(path, lower_delta_w):
                 return point.name, lower_delta_w
     return planned.name, delta_w

@@ -145,7 +145,10 @@ class Outcome:
                     margins[bank.bank] += transit.count * self.worth.margin_usd_per_h(bank, aim, base_purpose(aim))
             for group in self.groups:
                 for purpose, point, units in group.placements():
-                    margins[group.bank.bank] += units * self._unit_margin(group.bank, point, purpose)
+                    margin = self._unit_margin(group.bank, point, purpose)
+                    if group.coming_for is not None:  # what it has where it arrives is counted with the flip
+                        margin -= self._unit_margin(group.bank, group.origin, purpose)
+                    margins[group.bank.bank] += units * margin
             self._margins_usd_per_h = margins
         return self._margins_usd_per_h
 
@@ -162,6 +165,8 @@ class Outcome:
             into = counts[group.bank.bank]
             for _, point, units in group.placements():
                 into[point.name] = into.get(point.name, 0) + units * group.bank.unit_size
+            if group.coming_for is not None:
+                into[group.origin.name] -= group.units * group.bank.unit_size
         margins, targets = self._margins(), []
         for bank in self.banks:
             at = {name: n for name, n in sorted(counts[bank.bank].items()) if n}
@@ -178,12 +183,14 @@ class Outcome:
         """Return what has to move, each with its reason; `stay` is the packing in which nobody moves."""
         is_forced = not stay.fits
         moving = [
-            group for group in self.groups if any(point.name != group.origin.name for _, point, _ in group.placements())
+            group
+            for group in self.groups
+            if group.coming_for is None and any(point.name != group.origin.name for _, point, _ in group.placements())
         ]
         left_behind = {(group.bank.bank, group.origin.name) for group in moving}
         served_now: dict[tuple[str, str], list[Purpose]] = {}
         for group in stay.groups:
-            if (key := (group.bank.bank, group.origin.name)) in left_behind:
+            if group.coming_for is None and (key := (group.bank.bank, group.origin.name)) in left_behind:
                 purposes = [p for p, _, n in sorted(group.placements(), key=_leaves_first) for _ in range(n)]
                 served_now.setdefault(key, []).extend(purposes)
         for purposes in served_now.values():

@@ -101,7 +101,8 @@ class Headroom:
 class Group:
     """Units of one bank that are at one point and may go to the same points.
 
-    `placed` counts units by (purpose, point) where a rung took them; the rest are at the base. `hold` says what binds them.
+    `placed` counts units by (purpose, point) where a rung took them; the rest are at the base. `hold` says what binds them. Units that
+    are coming in by an open flip are at the origin for `coming_for` when it ends: counted there elsewhere, they can only be raised, later.
     """
 
     bank: BankView
@@ -111,6 +112,7 @@ class Group:
     units: int
     hold: str
     unit_ids: tuple[str, ...] = ()
+    coming_for: Purpose | None = None
     placed: dict[tuple[Purpose, str], int] = field(default_factory=dict)
 
     base: OperatingPoint = field(init=False)
@@ -118,6 +120,8 @@ class Group:
     def __post_init__(self) -> None:
         # The least these units may be at; where they are, if that is one of the least.
         self.base = min(self.allowed, key=lambda p: (p.claim_w, p.name != self.origin.name, p.name))
+        if self.coming_for is not None:
+            self.placed = {(self.coming_for, self.origin.name): self.units}
 
     def at_base(self) -> int:
         """Units that no rung has taken."""
@@ -238,7 +242,8 @@ class Packer:
     def pack(self) -> None:
         """Place every unit: bases first (they are not a choice), then rungs by tier and worth, then the remainder."""
         for group in self.groups:
-            self.headroom.take(group.path, group.units * group.bank.unit_size * group.base.claim_w)
+            if group.coming_for is None:
+                self.headroom.take(group.path, group.units * group.bank.unit_size * group.base.claim_w)
         climbs: list[tuple[Group, Rung]] = []
         for group in self.groups:
             for purpose in self._purposes(group):
@@ -249,6 +254,8 @@ class Packer:
         self._fill()
 
     def _purposes(self, group: Group) -> list[Purpose]:
+        if group.coming_for is not None:
+            return [group.coming_for]
         # Ladders that can't be climbed are not built: most groups have no demand, or nowhere else to go.
         modes = {p.mode for p in group.allowed}
         purposes: list[Purpose] = []

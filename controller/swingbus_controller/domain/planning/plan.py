@@ -31,14 +31,17 @@ class Availability(StrEnum):
     """Whether the planner may use a bank, from the bank's state in the power protocol."""
 
     HELD = "held"
-    SHRINK_ONLY = "shrink_only"  # ADOPTING, SHRINKING, a disturbance: may go down, not up
+    SETTLING = (
+        "settling"  # its last grant is about to be proven: planned as if it were, and its growth waits until then
+    )
+    SHRINK_ONLY = "shrink_only"  # ADOPTING, a disturbance, a proof that is overdue: may go down, not up
     DARK = "dark"
     DISOBEYING = "disobeying"
     ISOLATED = "isolated"
     LOCKED_OUT = "locked_out"
 
 
-PLANNABLE = frozenset({Availability.HELD, Availability.SHRINK_ONLY})
+PLANNABLE = frozenset({Availability.HELD, Availability.SETTLING, Availability.SHRINK_ONLY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +257,17 @@ class BankView:
     def arriving_claim_w(self) -> float:
         """What devices in flips are counted at where they go."""
         return sum(t.count * self.point(t.to_point).claim_w for t in self.transits)
+
+    @cached_property
+    def entering_count(self) -> Mapping[str, int]:
+        """GPUs that open flips bring into inference, by the point at which they come in."""
+        found: dict[str, int] = {}
+        if self.kind is DeviceKind.GPU:
+            for transit in self.transits:
+                modes = self.point(transit.from_point).mode, self.point(transit.to_point).mode
+                if modes[0] is not Mode.INFERENCE and modes[1] is Mode.INFERENCE:
+                    found[transit.to_point] = found.get(transit.to_point, 0) + transit.count
+        return found
 
     @cached_property
     def contradiction(self) -> str | None:

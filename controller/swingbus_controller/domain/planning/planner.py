@@ -11,6 +11,7 @@ fixed claims fit; nothing moves inside its dwell or under a pin unless a limit f
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from swingbus.faults import InvalidInput
@@ -27,7 +28,7 @@ from swingbus_controller.domain.planning.outcome import (
     rest_point,
     standing_room,
 )
-from swingbus_controller.domain.planning.packing import EPSILON_W, Group, Headroom
+from swingbus_controller.domain.planning.packing import EPSILON_W, Group, Headroom, Path
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
     AtPoint,
@@ -61,7 +62,7 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
     worth = Worth(market=market, policy=policy, firm_price=_firm_prices(needs))
 
     tree = Headroom(view.feeders)
-    groups = _groups(tree, banks, policy, now_s)
+    groups = _groups(tree, banks, policy, now_s, worth.firm_price)
     stay = Outcome.run(view, banks, needs, worth, [_frozen(g) for g in groups], now_s, tree)
     forced = _shed(view, groups, worth, tree)
     barred = {bank.bank: bank.barred_points for bank in banks}
@@ -128,7 +129,9 @@ def _firm_prices(needs: tuple[FirmNeed, ...]) -> dict[str, float]:
     return {name: money / count for name, (money, count) in total.items() if count}
 
 
-def _groups(tree: Headroom, banks: tuple[BankView, ...], policy: Policy, now_s: float) -> list[Group]:
+def _groups(
+    tree: Headroom, banks: tuple[BankView, ...], policy: Policy, now_s: float, firm_price: Mapping[str, float]
+) -> list[Group]:
     groups: list[Group] = []
     for bank in banks:
         path = tree.path(bank.feeder, bank.bank)
@@ -142,6 +145,25 @@ def _groups(tree: Headroom, banks: tuple[BankView, ...], policy: Policy, now_s: 
                         units=part.count // bank.unit_size, unit_ids=part.unit_ids,
                     )
                 )  # fmt: skip
+        groups += _coming(bank, path, purpose=Purpose.FIRM if bank.inference_class in firm_price else Purpose.SPOT)
+    return groups
+
+
+def _coming(bank: BankView, path: Path, purpose: Purpose) -> list[Group]:
+    """Return what open flips bring into inference below full speed: it is raised when it is there, and the watts for it are not others'."""
+    if bank.pinned_reason is not None or bank.availability is Availability.SHRINK_ONLY:
+        return []
+    groups: list[Group] = []
+    for name, count in sorted(bank.entering_count.items()):
+        origin = bank.point(name)
+        higher = tuple(p for p in bank.points_above(origin) if p.name not in bank.barred_points)
+        if higher:
+            groups.append(
+                Group(
+                    bank=bank, path=path, origin=origin, hold=HOLD_ENTRY, allowed=(origin, *higher),
+                    units=count // bank.unit_size, coming_for=purpose,
+                )
+            )  # fmt: skip
     return groups
 
 
@@ -171,7 +193,7 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
     if hold in (HOLD_PINNED, HOLD_DWELL) or origin.mode is Mode.OFF:
         return (origin,)
     if hold == HOLD_ENTRY:
-        higher = bank.points_above(origin) if bank.availability is Availability.HELD else []
+        higher = [] if bank.availability is Availability.SHRINK_ONLY else bank.points_above(origin)
         return (origin, *(p for p in higher if p.name not in bank.barred_points))
     found = [p for p in bank.points if p.mode is not Mode.OFF]
     if hold == HOLD_MODE_DWELL:
@@ -229,7 +251,8 @@ def _shed(view: PlanView, groups: list[Group], worth: Worth, like: Headroom) -> 
         return worth_of / point.claim_w if point.claim_w > 0 else math.inf
 
     held_last = {HOLD_NONE: 0, HOLD_SHED: 0, HOLD_MODE_DWELL: 1, HOLD_DWELL: 1, HOLD_ENTRY: 1, HOLD_PINNED: 2}
-    order = sorted(groups, key=lambda g: (held_last[g.hold], value(g), g.bank.bank, g.origin.name, g.hold))
+    here = [group for group in groups if group.coming_for is None]
+    order = sorted(here, key=lambda g: (held_last[g.hold], value(g), g.bank.bank, g.origin.name, g.hold))
     for group in order:
         rest = rest_point(group.bank)
         if group.origin.mode is Mode.MINING and rest is not None:

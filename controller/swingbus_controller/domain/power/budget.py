@@ -283,6 +283,13 @@ class Ledger:
         """Tell whether the newest grant is proven in this epoch."""
         return self._account(bank).is_settled
 
+    def is_proof_due(self, bank: str, now_s: float) -> bool:
+        """Tell whether a newest grant that is not proven yet may be before long: it is fresh, and readings of the bank's group count."""
+        account = self._account(bank)
+        if account.group is None or account.newest is None or now_s < self.disturbed_until_s:
+            return False
+        return now_s - account.newest.at_s <= account.spec.settle_min_s + self.settings.shed_deadline_s
+
     def is_adopted(self, bank: str) -> bool:
         """Tell whether its agent has reported under our epoch."""
         return self._account(bank).is_adopted
