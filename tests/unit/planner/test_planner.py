@@ -229,6 +229,56 @@ def test_watts_for_the_raise_of_gpus_on_their_way_are_not_given_to_a_miner(avail
     assert [(m.from_point, m.to_point, m.count) for m in made.moves] == [("standby", "gpu-mine", 1)]
 
 
+def coming(count: int, **at: int) -> BankView:
+    """Return a rack on feeder `r` into which flips bring GPUs at the lower point."""
+    units = tuple(f"x{n}" for n in range(count))
+    transit = Transit(flip="f1", from_point="gpu-mine", to_point="inference-low", count=count, unit_ids=units)
+    return make_gpus("g", "r", at={name.replace("_", "-"): n for name, n in at.items()}, transits=(transit,))
+
+
+def test_gpus_on_their_way_that_nobody_asks_for_keep_no_watts() -> None:
+    """Demand ended while their models load: they are raised for nobody. Where a half is asked for, a half is."""
+    miner = make_asics("z", "x", points=S21, mining=1)
+    room_w = 600 + 20 * 535 + 3850.0 + 100.0
+    for demand, raised in ((0.0, 0), (9.0, 9), (20.0, 18)):
+        made = plan(make_view((coming(20), miner), grid_w=room_w), make_market(demand=demand), POLICY, NOW_S)
+        assert counts(made, "g").get("inference", 0) == raised
+        assert counts(made, "z") == ({"standby": 1} if raised else {"mine": 1})
+
+
+def test_moves_for_money_are_not_paid_by_what_comes_anyway() -> None:
+    """GPUs on their way will be raised with watts that are free; a miner's rest for another GPU elsewhere has to pay for itself."""
+    miner = make_asics("z", "c", points=S21, mining=1)
+    low = make_gpus("l", "c", at={"inference-low": 1}, since_s=0.0)
+    feeders = {"c": 3850.0 + 600 + 535 + 10.0, "r": 1e5}
+    alone = plan(
+        make_view((miner, low), grid_w=1e6, feeders=feeders), make_market(power=5.0, demand=1.0), POLICY, NOW_S
+    )
+    beside = make_view((miner, low, coming(4)), grid_w=1e6, feeders=feeders)
+    made = plan(beside, make_market(power=5.0, demand=5.0), POLICY, NOW_S)
+    assert alone.moves == made.moves == ()
+    assert counts(made, "g") == {"inference": 4}
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_a_gpu_that_is_there_is_raised_before_one_on_its_way(names: tuple[str, str]) -> None:
+    """Whatever their banks' names: watts that wait for a model to load would be of use to nobody."""
+    there, on_its_way = names
+    banks = (
+        make_gpus(there, "r", at={"inference-low": 1}, since_s=0.0),
+        replace(coming(1), bank=on_its_way),
+    )
+    made = plan(make_view(banks, grid_w=2 * 600 + 535 + 750.0), make_market(demand=2.0), POLICY, NOW_S)
+    assert counts(made, there) == {"inference": 1} and counts(made, on_its_way) == {"inference-low": 1}
+
+
+def test_gpus_without_a_class_of_demand_are_planned_too() -> None:
+    """A flip brings them to the lower point, by hand or undone: nobody asks for more, and nothing breaks."""
+    view = make_view((replace(coming(2), inference_class=None),), grid_w=1e6)
+    made = plan(view, make_market(demand=2.0), POLICY, NOW_S)
+    assert counts(made, "g") == {"inference-low": 2}
+
+
 def test_gpus_on_their_way_that_may_not_be_raised_keep_no_watts() -> None:
     """The higher point is barred, or the bank is pinned: who may use them gets them."""
     transit = Transit(flip="f1", from_point="gpu-mine", to_point="inference-low", count=2, unit_ids=("x", "y"))

@@ -1,7 +1,7 @@
 """What a packing of the fleet comes to: targets, moves with reasons, the value of one more kW, what is short.
 
 Reads a finished packing and puts it in words and money; it decides nothing. Invariant: the moves lead exactly from the holdings
-to the targets.
+to the targets, but for what open flips bring: targets have it where it will be raised to, which is no move yet.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from swingbus_controller.domain.planning.packing import EPSILON_W, Demand, Group, Headroom, Packer
+from swingbus_controller.domain.planning.packing import EPSILON_GPUS, EPSILON_W, Demand, Group, Headroom, Packer
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
     BankTarget,
@@ -101,6 +101,7 @@ class Outcome:
         tree = Headroom(view.feeders, worth.policy.plan_fill_ratio, like=like)
         claim_fixed(tree, banks)
         demand = _demand(banks, needs, worth)
+        groups = _as_far_as_asked_for(groups, demand)
         packer = Packer(worth=worth, headroom=tree, demand=demand, askers=view.askers, groups=groups)
         packer.pack()
         return cls(
@@ -116,6 +117,26 @@ class Outcome:
     def margin(self) -> float:
         """USD/h of all plannable devices and what is fixed."""
         return sum(self._margins().values())
+
+    def gain_usd_per_h(self, stay: Outcome) -> float:
+        """Return what the moves gain on a fleet in which nobody moves.
+
+        What flips bring is raised in both, with watts that are free: that more of it is raised is a gain of the moves, that less is
+        (somebody who is there already has the watts) no loss of theirs.
+        """
+        raised_less = min(0.0, self._raises_usd_per_h() - stay._raises_usd_per_h())
+        return self.margin - stay.margin - raised_less
+
+    def _raises_usd_per_h(self) -> float:
+        found = [group for group in self.groups if group.coming_for is not None]
+        return sum(
+            n * self._raise_usd_per_h(group, point, purpose)
+            for group in found
+            for purpose, point, n in group.placements()
+        )
+
+    def _raise_usd_per_h(self, group: Group, point: OperatingPoint, purpose: Purpose) -> float:
+        return self._unit_margin(group.bank, point, purpose) - self._unit_margin(group.bank, group.origin, purpose)
 
     def serves_more_firm_than(self, other: Outcome) -> bool:
         """Whether less firm demand stays unserved here."""
@@ -145,10 +166,11 @@ class Outcome:
                     margins[bank.bank] += transit.count * self.worth.margin_usd_per_h(bank, aim, base_purpose(aim))
             for group in self.groups:
                 for purpose, point, units in group.placements():
-                    margin = self._unit_margin(group.bank, point, purpose)
-                    if group.coming_for is not None:  # what it has where it arrives is counted with the flip
-                        margin -= self._unit_margin(group.bank, group.origin, purpose)
-                    margins[group.bank.bank] += units * margin
+                    if group.coming_for is None:
+                        each = self._unit_margin(group.bank, point, purpose)
+                    else:  # what it has where it arrives is counted with the flip
+                        each = self._raise_usd_per_h(group, point, purpose)
+                    margins[group.bank.bank] += units * each
             self._margins_usd_per_h = margins
         return self._margins_usd_per_h
 
@@ -370,6 +392,20 @@ class Outcome:
         return why or "the price does not pay for the flip"
 
 
+def _as_far_as_asked_for(groups: list[Group], demand: Mapping[str, Demand]) -> list[Group]:
+    """Leave out what flips bring and nobody would use: it is raised for nobody."""
+    left = {name: each.coming for name, each in demand.items()}
+    found: list[Group] = []
+    for group in groups:
+        if group.coming_for is not None:
+            name, size = group.bank.inference_class or "", group.bank.unit_size
+            units = min(group.units, math.floor(left[name] / size + EPSILON_GPUS))
+            left[name] -= units * size
+            group = replace(group, units=units, placed={})
+        found.append(group)
+    return found
+
+
 _LEAVE_ORDER = (Purpose.REST, Purpose.IDLE, Purpose.MINE, Purpose.SPOT_PART, Purpose.SPOT, Purpose.FIRM)
 
 
@@ -399,6 +435,7 @@ def _demand(banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Wor
             # What is sold firm is kept ready too while nobody uses it.
             spare = quote.value * worth.policy.demand_headroom_ratio + max(0.0, firm - quote.value)
         demand = Demand(firm=firm, spot=spot, spare=spare)
+        demand.coming = min(float(coming), firm + spot)
         by_flips_firm = min(demand.firm, float(coming))
         demand.firm -= by_flips_firm
         demand.spot = max(0.0, demand.spot - (coming - by_flips_firm))

@@ -146,6 +146,7 @@ class Demand:
     firm: float = 0.0
     spot: float = 0.0
     spare: float = 0.0  # kept ready beyond what is asked for, where those who ask are known by name
+    coming: float = 0.0  # what open flips bring of what is asked for; not in `firm` and `spot` any more
     part_ratio: Mapping[int, float] = field(default_factory=dict)  # by unit size
 
     def units_wanted(self, purpose: Purpose, unit_size: int) -> int:
@@ -437,17 +438,18 @@ def _coming_count(bank: BankView) -> int:
     return sum(t.count for t in bank.transits if bank.point(t.to_point).mode is Mode.INFERENCE)
 
 
-def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, float, bool, str, str, str, str, int]:
+def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, float, int, str, str, str, str, int]:
     group, rung = climb
     # Of equals those come first that work so already, at the most watts: else they would give them to others, and take them back later.
     has_w = group.origin.claim_w if group.origin.mode is rung.point.mode else 0.0
-    # Then who may grow: units that enter a bank that may not would stay at their lowest point until its watts are proven.
-    may_not_grow = group.bank.availability is not Availability.HELD
+    # Then who may grow now: units that enter a bank that may not would stay at their lowest point until its watts are proven, and
+    # those on their way have use for more only when they are there.
+    waits = 2 if group.coming_for is not None else int(group.bank.availability is not Availability.HELD)
     return (
         rung.tier,
         -rung.slope,
         -has_w,
-        may_not_grow,
+        waits,
         group.bank.bank,
         group.origin.name,
         group.hold,

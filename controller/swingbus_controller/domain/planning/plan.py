@@ -374,7 +374,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankTarget:
-    """Counts wanted per operating point, devices in open flips counted where they go; points without devices are left out."""
+    """Counts wanted per operating point; points without devices are left out.
+
+    Devices in open flips count where they go; GPUs that come into inference, at what they are to be raised to when they are there.
+    """
 
     bank: str
     counts: tuple[tuple[str, int], ...]

@@ -73,8 +73,8 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
     moves = best.moves(stay)
     has_to_leave = any(move.from_point in barred[move.bank] for move in moves)
     if stay.fits and not has_to_leave and not best.serves_more_firm_than(stay) and moves:
-        gain = (best.margin - stay.margin) * policy.expected_hold_s / SECONDS_PER_HOUR
-        if gain <= sum(m.cost_usd for m in moves):
+        gain_usd = best.gain_usd_per_h(stay) * policy.expected_hold_s / SECONDS_PER_HOUR
+        if gain_usd <= sum(m.cost_usd for m in moves):
             best, moves = stay, ()  # rounding ate the gain: nothing is worth moving for (S4)
     return Plan(
         basis_revision=view.revision,
@@ -151,13 +151,13 @@ def _groups(
 
 def _coming(bank: BankView, path: Path, purpose: Purpose) -> list[Group]:
     """Return what open flips bring into inference below full speed: it is raised when it is there, and the watts for it are not others'."""
-    if bank.pinned_reason is not None or bank.availability is Availability.SHRINK_ONLY:
+    if bank.pinned_reason is not None or bank.availability is Availability.SHRINK_ONLY or bank.inference_class is None:
         return []
     groups: list[Group] = []
     for name, count in sorted(bank.entering_count.items()):
         origin = bank.point(name)
         higher = tuple(p for p in bank.points_above(origin) if p.name not in bank.barred_points)
-        if higher:
+        if higher and name not in bank.barred_points:
             groups.append(
                 Group(
                     bank=bank, path=path, origin=origin, hold=HOLD_ENTRY, allowed=(origin, *higher),
@@ -213,7 +213,8 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
 
 
 def _frozen(group: Group) -> Group:
-    return replace(group, allowed=(group.origin,), placed={})
+    """Return a group that stays where it is. What is coming is raised by no move of this plan, so it may be raised there too."""
+    return replace(group, allowed=(group.origin,) if group.coming_for is None else group.allowed, placed={})
 
 
 def _shed(view: PlanView, groups: list[Group], worth: Worth, like: Headroom) -> list[Group]:
