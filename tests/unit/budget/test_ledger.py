@@ -95,6 +95,10 @@ def test_a_proof_is_due_while_the_grant_is_fresh_and_readings_count() -> None:
     assert not site.ledger.is_proof_due("a", due_s + 0.1)
     site.ledger.apply(disturbance(site.ledger, "sag", site.now_s))
     assert not site.ledger.is_proof_due("a", site.now_s + 1.0)
+    over_s = site.now_s + SETTINGS.disturbance_s
+    while site.now_s < over_s:
+        site.ledger.observe_window(site.window("c1", 90.0), site.now_s)
+    assert site.ledger.is_proof_due("a", site.now_s)  # readings count again, from here on
 
 
 def test_growth_beyond_a_feeder_says_which_and_how_far() -> None:

@@ -229,21 +229,49 @@ def test_watts_for_the_raise_of_gpus_on_their_way_are_not_given_to_a_miner(avail
     assert [(m.from_point, m.to_point, m.count) for m in made.moves] == [("standby", "gpu-mine", 1)]
 
 
-def coming(count: int, **at: int) -> BankView:
-    """Return a rack on feeder `r` into which flips bring GPUs at the lower point."""
-    units = tuple(f"x{n}" for n in range(count))
-    transit = Transit(flip="f1", from_point="gpu-mine", to_point="inference-low", count=count, unit_ids=units)
-    return make_gpus("g", "r", at={name.replace("_", "-"): n for name, n in at.items()}, transits=(transit,))
+def coming(count: int, *, unit_size: int = 1, at_full: int = 0, **at: int) -> BankView:
+    """Return a rack on feeder `r` into which flips bring GPUs at the lower point; `at_full` are being raised to the higher one."""
+    units = tuple(f"x{n}" for n in range(count // unit_size))
+    low = Transit(flip="f1", from_point="gpu-mine", to_point="inference-low", count=count, unit_ids=units)
+    full = Transit(
+        flip="f2", from_point="inference-low", to_point="inference", count=at_full, unit_ids=("y",) * at_full
+    )
+    here = {name.replace("_", "-"): n for name, n in at.items()}
+    return make_gpus("g", "r", at=here, unit_size=unit_size, transits=(low, full) if at_full else (low,))
 
 
-def test_gpus_on_their_way_that_nobody_asks_for_keep_no_watts() -> None:
-    """Demand ended while their models load: they are raised for nobody. Where a half is asked for, a half is."""
-    miner = make_asics("z", "x", points=S21, mining=1)
-    room_w = 600 + 20 * 535 + 3850.0 + 100.0
-    for demand, raised in ((0.0, 0), (9.0, 9), (20.0, 18)):
-        made = plan(make_view((coming(20), miner), grid_w=room_w), make_market(demand=demand), POLICY, NOW_S)
-        assert counts(made, "g").get("inference", 0) == raised
-        assert counts(made, "z") == ({"standby": 1} if raised else {"mine": 1})
+@pytest.mark.parametrize(("demand", "raised"), [(0.0, 0), (9.0, 9), (20.0, 20)])
+def test_watts_are_kept_for_as_many_gpus_on_their_way_as_are_asked_for(demand: float, raised: int) -> None:
+    """Demand ended while their models load: they are raised for nobody, and a miner wakes. Where a half is asked for, a half is."""
+    miner = make_asics("z", "x", points=S21, standby=1)
+    view = make_view((coming(20), miner), grid_w=600 + 20 * 750 + 20.0)
+    made = plan(view, make_market(demand=demand), POLICY, NOW_S)
+    assert counts(made, "g").get("inference", 0) == raised
+    assert counts(made, "z") == ({"standby": 1} if raised else {"mine": 1})
+
+
+def test_who_is_raised_already_counts_among_those_that_are_asked_for() -> None:
+    """18 are wanted, 18 are being raised: the others are there for nobody."""
+    miner = make_asics("z", "x", points=S21, standby=1)
+    view = make_view((coming(18, at_full=18), miner), grid_w=600 + 36 * 750 + 20.0)
+    made = plan(view, make_market(demand=18.0), POLICY, NOW_S)
+    assert counts(made, "g") == {"inference": 18, "inference-low": 18} and counts(made, "z") == {"mine": 1}
+
+
+def test_a_unit_that_is_asked_for_in_part_keeps_the_watts_for_all_of_it() -> None:
+    """Its GPUs move together."""
+    view = make_view((coming(8, unit_size=8),), grid_w=1e6)
+    assert counts(plan(view, make_market(demand=6.0), POLICY, NOW_S), "g") == {"inference": 8}
+
+
+def test_nobody_rests_for_a_raise_of_gpus_on_their_way() -> None:
+    """They have no use for the watts yet. A lowered limit takes from nobody else for them."""
+    miners = make_asics("z", "x", points=S21, mining=10)
+    fits_w = 600 + 40 * 535 + 10 * 3850.0
+    made = plan(make_view((coming(40), miners), grid_w=fits_w), make_market(demand=40.0), POLICY, NOW_S)
+    assert made.moves == ()
+    made = plan(make_view((coming(40), miners), grid_w=fits_w - 100.0), make_market(demand=40.0), POLICY, NOW_S)
+    assert moves(made) == {("z", "mine", "standby"): (1, Reason.LIMIT)}
 
 
 def test_moves_for_money_are_not_paid_by_what_comes_anyway() -> None:
@@ -251,13 +279,9 @@ def test_moves_for_money_are_not_paid_by_what_comes_anyway() -> None:
     miner = make_asics("z", "c", points=S21, mining=1)
     low = make_gpus("l", "c", at={"inference-low": 1}, since_s=0.0)
     feeders = {"c": 3850.0 + 600 + 535 + 10.0, "r": 1e5}
-    alone = plan(
-        make_view((miner, low), grid_w=1e6, feeders=feeders), make_market(power=5.0, demand=1.0), POLICY, NOW_S
-    )
-    beside = make_view((miner, low, coming(4)), grid_w=1e6, feeders=feeders)
-    made = plan(beside, make_market(power=5.0, demand=5.0), POLICY, NOW_S)
-    assert alone.moves == made.moves == ()
-    assert counts(made, "g") == {"inference": 4}
+    market = make_market(power=5.0, demand=5.0)
+    assert plan(make_view((miner, low), grid_w=1e6, feeders=feeders), market, POLICY, NOW_S).moves == ()
+    assert plan(make_view((miner, low, coming(4)), grid_w=1e6, feeders=feeders), market, POLICY, NOW_S).moves == ()
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])

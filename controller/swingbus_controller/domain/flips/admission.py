@@ -106,7 +106,9 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
     refused: list[Refusal] = []
     moves: list[Move] = []
     for move in sorted(plan.moves, key=_order):
-        if _waits_for_proof(move, banks.get(move.bank)):  # before anybody is named for it, who could go elsewhere
+        bank_now = banks.get(move.bank)
+        if _waits_for_proof(move, bank_now) and _refusal(move, bank_now, view_now, plan, now_s) is None:
+            # Before anybody is named for it, who could go elsewhere.
             detail = "bank may not grow before its last change is proven by the meter"
             refused.append(Refusal(move=move, count=move.count, code=RefusalCode.UNAVAILABLE, detail=detail))
         else:
@@ -236,7 +238,8 @@ def flip_of(
     move = admitted.move
     reason = f"{move.reason}: {move.detail}"
     if admitted.to_point != move.to_point:
-        reason += f"; comes in at {admitted.to_point}, {move.to_point} has to wait for watts"
+        what = "watts" if bank.availability is Availability.HELD else "the meter's proof of the last change"
+        reason += f"; comes in at {admitted.to_point}, {move.to_point} has to wait for {what}"
     return new_flip(
         id=id,
         bank=bank.bank,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from swingbus_controller.domain.planning.packing import EPSILON_GPUS, EPSILON_W, Demand, Group, Headroom, Packer
+from swingbus_controller.domain.planning.packing import EPSILON_W, Demand, Group, Headroom, Packer
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
     BankTarget,
@@ -101,7 +101,6 @@ class Outcome:
         tree = Headroom(view.feeders, worth.policy.plan_fill_ratio, like=like)
         claim_fixed(tree, banks)
         demand = _demand(banks, needs, worth)
-        groups = _as_far_as_asked_for(groups, demand)
         packer = Packer(worth=worth, headroom=tree, demand=demand, askers=view.askers, groups=groups)
         packer.pack()
         return cls(
@@ -118,16 +117,9 @@ class Outcome:
         """USD/h of all plannable devices and what is fixed."""
         return sum(self._margins().values())
 
-    def gain_usd_per_h(self, stay: Outcome) -> float:
-        """Return what the moves gain on a fleet in which nobody moves.
-
-        What flips bring is raised in both, with watts that are free: that more of it is raised is a gain of the moves, that less is
-        (somebody who is there already has the watts) no loss of theirs.
-        """
-        raised_less = min(0.0, self._raises_usd_per_h() - stay._raises_usd_per_h())
-        return self.margin - stay.margin - raised_less
-
-    def _raises_usd_per_h(self) -> float:
+    @property
+    def raises_usd_per_h(self) -> float:
+        """What is earned more because GPUs on their way are to be raised: by no move of this plan."""
         found = [group for group in self.groups if group.coming_for is not None]
         return sum(
             n * self._raise_usd_per_h(group, point, purpose)
@@ -212,7 +204,7 @@ class Outcome:
         left_behind = {(group.bank.bank, group.origin.name) for group in moving}
         served_now: dict[tuple[str, str], list[Purpose]] = {}
         for group in stay.groups:
-            if group.coming_for is None and (key := (group.bank.bank, group.origin.name)) in left_behind:
+            if (key := (group.bank.bank, group.origin.name)) in left_behind:
                 purposes = [p for p, _, n in sorted(group.placements(), key=_leaves_first) for _ in range(n)]
                 served_now.setdefault(key, []).extend(purposes)
         for purposes in served_now.values():
@@ -392,20 +384,6 @@ class Outcome:
         return why or "the price does not pay for the flip"
 
 
-def _as_far_as_asked_for(groups: list[Group], demand: Mapping[str, Demand]) -> list[Group]:
-    """Leave out what flips bring and nobody would use: it is raised for nobody."""
-    left = {name: each.coming for name, each in demand.items()}
-    found: list[Group] = []
-    for group in groups:
-        if group.coming_for is not None:
-            name, size = group.bank.inference_class or "", group.bank.unit_size
-            units = min(group.units, math.floor(left[name] / size + EPSILON_GPUS))
-            left[name] -= units * size
-            group = replace(group, units=units, placed={})
-        found.append(group)
-    return found
-
-
 _LEAVE_ORDER = (Purpose.REST, Purpose.IDLE, Purpose.MINE, Purpose.SPOT_PART, Purpose.SPOT, Purpose.FIRM)
 
 
@@ -435,7 +413,7 @@ def _demand(banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Wor
             # What is sold firm is kept ready too while nobody uses it.
             spare = quote.value * worth.policy.demand_headroom_ratio + max(0.0, firm - quote.value)
         demand = Demand(firm=firm, spot=spot, spare=spare)
-        demand.coming = min(float(coming), firm + spot)
+        demand.raises = max(0.0, firm + spot - (coming - sum(_entering_low_count(b) for b in serving)))
         by_flips_firm = min(demand.firm, float(coming))
         demand.firm -= by_flips_firm
         demand.spot = max(0.0, demand.spot - (coming - by_flips_firm))
@@ -444,3 +422,8 @@ def _demand(banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Wor
         demand.part_ratio = {u: math.fmod(demand.firm + demand.spot, u) / u for u in sizes}
         found[name] = demand
     return found
+
+
+def _entering_low_count(bank: BankView) -> int:
+    """Return GPUs that flips bring into inference at a point that has a higher one above."""
+    return sum(count for name, count in bank.entering_count.items() if bank.points_above(bank.point(name)))

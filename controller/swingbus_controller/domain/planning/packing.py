@@ -101,8 +101,8 @@ class Headroom:
 class Group:
     """Units of one bank that are at one point and may go to the same points.
 
-    `placed` counts units by (purpose, point) where a rung took them; the rest are at the base. `hold` says what binds them. Units that
-    are coming in by an open flip are at the origin for `coming_for` when it ends: counted there elsewhere, they can only be raised, later.
+    `placed` counts units by (purpose, point) where a rung took them; the rest are at the base. `hold` says what binds them. Units that an
+    open flip brings to the origin have `coming_for`: they are counted there elsewhere, and can only be raised, when they are there.
     """
 
     bank: BankView
@@ -146,14 +146,14 @@ class Demand:
     firm: float = 0.0
     spot: float = 0.0
     spare: float = 0.0  # kept ready beyond what is asked for, where those who ask are known by name
-    coming: float = 0.0  # what open flips bring of what is asked for; not in `firm` and `spot` any more
+    raises: float = 0.0  # of what open flips bring below full speed, how much somebody would use at more
     part_ratio: Mapping[int, float] = field(default_factory=dict)  # by unit size
 
     def units_wanted(self, purpose: Purpose, unit_size: int) -> int:
         """Return how many units this purpose can still use."""
         match purpose:
             case Purpose.FIRM:
-                return math.ceil(self.firm / unit_size - EPSILON_GPUS)
+                return _units(self.firm, unit_size)
             case Purpose.SPOT:
                 return math.floor(self.spot / unit_size + EPSILON_GPUS)
             case Purpose.IDLE:
@@ -362,6 +362,9 @@ class Packer:
             return
         source_key = (rung.purpose, rung.source or "")
         wanted = group.at_base() if rung.source is None else group.placed.get(source_key, 0)
+        is_raise = group.coming_for is not None and rung.source == group.origin.name
+        if is_raise:
+            wanted = min(wanted, _units(self.demand[inference_class].raises, group.bank.unit_size))
         pool = None
         waiting: list[tuple[Group, Rung]] = []
         if rung.source is None and rung.purpose in _DEMAND_PURPOSES:
@@ -380,6 +383,8 @@ class Packer:
         if taken <= 0:
             return
         self.headroom.take(group.path, taken * rung.added_w)
+        if is_raise:
+            self.demand[inference_class].raises -= taken * group.bank.unit_size
         if is_spare:
             self.demand[inference_class].serve(Purpose.IDLE, taken * group.bank.unit_size)
         if pool is not None:
@@ -434,22 +439,25 @@ class Packer:
         del self.blocked[known:]  # the main pass has told what is worth how much
 
 
+def _units(gpus: float, unit_size: int) -> int:
+    return max(0, math.ceil(gpus / unit_size - EPSILON_GPUS))
+
+
 def _coming_count(bank: BankView) -> int:
     return sum(t.count for t in bank.transits if bank.point(t.to_point).mode is Mode.INFERENCE)
 
 
-def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, float, int, str, str, str, str, int]:
+def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, float, bool, str, str, str, str, int]:
     group, rung = climb
     # Of equals those come first that work so already, at the most watts: else they would give them to others, and take them back later.
     has_w = group.origin.claim_w if group.origin.mode is rung.point.mode else 0.0
-    # Then who may grow now: units that enter a bank that may not would stay at their lowest point until its watts are proven, and
-    # those on their way have use for more only when they are there.
-    waits = 2 if group.coming_for is not None else int(group.bank.availability is not Availability.HELD)
+    # Then who may grow now: units that enter a bank that may not would stay at their lowest point until its watts are proven.
+    may_not_grow = group.bank.availability is not Availability.HELD
     return (
         rung.tier,
         -rung.slope,
         -has_w,
-        waits,
+        may_not_grow,
         group.bank.bank,
         group.origin.name,
         group.hold,

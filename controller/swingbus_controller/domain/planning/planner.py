@@ -11,7 +11,6 @@ fixed claims fit; nothing moves inside its dwell or under a pin unless a limit f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 from swingbus.faults import InvalidInput
@@ -28,7 +27,7 @@ from swingbus_controller.domain.planning.outcome import (
     rest_point,
     standing_room,
 )
-from swingbus_controller.domain.planning.packing import EPSILON_W, Group, Headroom, Path
+from swingbus_controller.domain.planning.packing import EPSILON_W, Group, Headroom, Packer
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
     AtPoint,
@@ -62,19 +61,21 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
     worth = Worth(market=market, policy=policy, firm_price=_firm_prices(needs))
 
     tree = Headroom(view.feeders)
-    groups = _groups(tree, banks, policy, now_s, worth.firm_price)
+    groups = _groups(tree, banks, policy, now_s)
     stay = Outcome.run(view, banks, needs, worth, [_frozen(g) for g in groups], now_s, tree)
     forced = _shed(view, groups, worth, tree)
     barred = {bank.bank: bank.barred_points for bank in banks}
     # Room for more is made beside what is in doubt, if that pays. Who has to go goes for what is known.
     is_free = stay.fits and not any(group.origin.name in barred[group.bank.bank] for group in groups)
-    best = Outcome.run(view.wary() if is_free else view, banks, needs, worth, forced, now_s, tree)
+    chosen = view.wary() if is_free else view
+    kept = _kept(chosen, banks, needs, worth, groups, now_s, tree)
+    best = Outcome.run(chosen, banks, needs, worth, [*forced, *kept], now_s, tree)
 
     moves = best.moves(stay)
     has_to_leave = any(move.from_point in barred[move.bank] for move in moves)
     if stay.fits and not has_to_leave and not best.serves_more_firm_than(stay) and moves:
-        gain_usd = best.gain_usd_per_h(stay) * policy.expected_hold_s / SECONDS_PER_HOUR
-        if gain_usd <= sum(m.cost_usd for m in moves):
+        gain_usd_per_h = best.margin - best.raises_usd_per_h - stay.margin
+        if gain_usd_per_h * policy.expected_hold_s / SECONDS_PER_HOUR <= sum(m.cost_usd for m in moves):
             best, moves = stay, ()  # rounding ate the gain: nothing is worth moving for (S4)
     return Plan(
         basis_revision=view.revision,
@@ -129,9 +130,7 @@ def _firm_prices(needs: tuple[FirmNeed, ...]) -> dict[str, float]:
     return {name: money / count for name, (money, count) in total.items() if count}
 
 
-def _groups(
-    tree: Headroom, banks: tuple[BankView, ...], policy: Policy, now_s: float, firm_price: Mapping[str, float]
-) -> list[Group]:
+def _groups(tree: Headroom, banks: tuple[BankView, ...], policy: Policy, now_s: float) -> list[Group]:
     groups: list[Group] = []
     for bank in banks:
         path = tree.path(bank.feeder, bank.bank)
@@ -145,14 +144,36 @@ def _groups(
                         units=part.count // bank.unit_size, unit_ids=part.unit_ids,
                     )
                 )  # fmt: skip
-        groups += _coming(bank, path, purpose=Purpose.FIRM if bank.inference_class in firm_price else Purpose.SPOT)
     return groups
 
 
-def _coming(bank: BankView, path: Path, purpose: Purpose) -> list[Group]:
-    """Return what open flips bring into inference below full speed: it is raised when it is there, and the watts for it are not others'."""
-    if bank.pinned_reason is not None or bank.availability is Availability.SHRINK_ONLY or bank.inference_class is None:
+def _kept(
+    view: PlanView, banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Worth, groups: list[Group], now_s: float,
+    like: Headroom,
+) -> list[Group]:  # fmt: skip
+    """Return what open flips bring into inference below full speed, as far as watts are free now to raise it when it is there.
+
+    It has no move yet: the watts are kept for it, and nobody has to rest. GPUs that are there already are raised first.
+    """
+    coming = [group for bank in banks for group in _coming(bank, like, worth)]
+    if not coming:
         return []
+    beside = [_raised_at_most(group) for group in groups]
+    packed = Outcome.run(view, banks, needs, worth, beside, now_s, like)
+    Packer(worth=worth, headroom=packed.tree, demand=packed.demand, askers={}, groups=coming).pack()
+    found: list[Group] = []
+    for group in coming:
+        units = sum(n for _, point, n in group.placements() if point.name != group.origin.name)
+        if units:
+            found.append(replace(group, units=units, placed={}))
+    return found
+
+
+def _coming(bank: BankView, like: Headroom, worth: Worth) -> list[Group]:
+    is_raised = bank.availability in (Availability.HELD, Availability.SETTLING) and bank.pinned_reason is None
+    if not is_raised or bank.inference_class is None:
+        return []
+    has_price = bank.inference_class in worth.market.inference_price_usd_per_gpu_h
     groups: list[Group] = []
     for name, count in sorted(bank.entering_count.items()):
         origin = bank.point(name)
@@ -160,11 +181,18 @@ def _coming(bank: BankView, path: Path, purpose: Purpose) -> list[Group]:
         if higher and name not in bank.barred_points:
             groups.append(
                 Group(
-                    bank=bank, path=path, origin=origin, hold=HOLD_ENTRY, allowed=(origin, *higher),
-                    units=count // bank.unit_size, coming_for=purpose,
+                    bank=bank, path=like.path(bank.feeder, bank.bank), origin=origin, hold=HOLD_ENTRY,
+                    allowed=(origin, *higher), units=count // bank.unit_size,
+                    coming_for=Purpose.SPOT if has_price else Purpose.FIRM,
                 )
             )  # fmt: skip
     return groups
+
+
+def _raised_at_most(group: Group) -> Group:
+    """Return a group that stays where it is, or does the same with more watts."""
+    higher = group.bank.points_above(group.origin) if group.origin.mode is Mode.INFERENCE else []
+    return replace(group, allowed=(group.origin, *(p for p in higher if p in group.allowed)), placed={})
 
 
 def _by_hold(bank: BankView, at: AtPoint, policy: Policy, now_s: float) -> list[tuple[str, AtPoint]]:
@@ -213,8 +241,7 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
 
 
 def _frozen(group: Group) -> Group:
-    """Return a group that stays where it is. What is coming is raised by no move of this plan, so it may be raised there too."""
-    return replace(group, allowed=(group.origin,) if group.coming_for is None else group.allowed, placed={})
+    return replace(group, allowed=(group.origin,), placed={})
 
 
 def _shed(view: PlanView, groups: list[Group], worth: Worth, like: Headroom) -> list[Group]:
@@ -252,8 +279,7 @@ def _shed(view: PlanView, groups: list[Group], worth: Worth, like: Headroom) -> 
         return worth_of / point.claim_w if point.claim_w > 0 else math.inf
 
     held_last = {HOLD_NONE: 0, HOLD_SHED: 0, HOLD_MODE_DWELL: 1, HOLD_DWELL: 1, HOLD_ENTRY: 1, HOLD_PINNED: 2}
-    here = [group for group in groups if group.coming_for is None]
-    order = sorted(here, key=lambda g: (held_last[g.hold], value(g), g.bank.bank, g.origin.name, g.hold))
+    order = sorted(groups, key=lambda g: (held_last[g.hold], value(g), g.bank.bank, g.origin.name, g.hold))
     for group in order:
         rest = rest_point(group.bank)
         if group.origin.mode is Mode.MINING and rest is not None:
