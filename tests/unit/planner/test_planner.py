@@ -12,6 +12,7 @@ from swingbus_controller.domain.planning.plan import (
     Availability,
     BankView,
     FirmNeed,
+    Holding,
     Move,
     Plan,
     PlanView,
@@ -211,24 +212,6 @@ def test_watts_of_a_bank_that_waits_for_its_proof_are_not_given_to_a_miner() -> 
     assert counts(made(Availability.SHRINK_ONLY), "z") == {"mine": 1}
 
 
-@pytest.mark.parametrize("availability", [Availability.HELD, Availability.SETTLING])
-def test_watts_for_the_raise_of_gpus_on_their_way_are_not_given_to_a_miner(availability: Availability) -> None:
-    """They come in low for want of watts, a model loads for minutes: what was made for them since is theirs."""
-    transit = Transit(
-        flip="f1", from_point="gpu-mine", to_point="inference-low", count=4, unit_ids=("w", "x", "y", "z")
-    )
-    gpus = make_gpus("g", "r", at={"gpu-mine": 1, "standby": 3}, transits=(transit,), availability=availability)
-    room_w = 600 + 430 + 3 * 80 + 4 * 750
-    made = plan(make_view((gpus,), grid_w=room_w), make_market(demand=4.0), POLICY, NOW_S)
-    assert made.moves == () and counts(made, "g") == {"gpu-mine": 1, "inference": 4, "standby": 3}
-    target, grid = made.target("g"), made.feeder("grid")
-    assert target is not None and grid is not None
-    assert target.claim_w == grid.claimed_w == room_w
-    # Beyond that anybody may have them.
-    made = plan(make_view((gpus,), grid_w=room_w + 350.0), make_market(demand=4.0), POLICY, NOW_S)
-    assert [(m.from_point, m.to_point, m.count) for m in made.moves] == [("standby", "gpu-mine", 1)]
-
-
 def coming(count: int, *, unit_size: int = 1, at_full: int = 0, **at: int) -> BankView:
     """Return a rack on feeder `r` into which flips bring GPUs at the lower point; `at_full` are being raised to the higher one."""
     units = tuple(f"x{n}" for n in range(count // unit_size))
@@ -240,28 +223,51 @@ def coming(count: int, *, unit_size: int = 1, at_full: int = 0, **at: int) -> Ba
     return make_gpus("g", "r", at=here, unit_size=unit_size, transits=(low, full) if at_full else (low,))
 
 
-@pytest.mark.parametrize(("demand", "raised"), [(0.0, 0), (9.0, 9), (20.0, 20)])
-def test_watts_are_kept_for_as_many_gpus_on_their_way_as_are_asked_for(demand: float, raised: int) -> None:
-    """Demand ended while their models load: they are raised for nobody, and a miner wakes. Where a half is asked for, a half is."""
+def wakes(*racks: BankView, raised_w: float, demand: float) -> bool:
+    """Tell whether a resting miner is planned to mine, where there are watts for it, and `raised_w`, beside all that is there or comes."""
     miner = make_asics("z", "x", points=S21, standby=1)
-    view = make_view((coming(20), miner), grid_w=600 + 20 * 750 + 20.0)
-    made = plan(view, make_market(demand=demand), POLICY, NOW_S)
-    assert counts(made, "g").get("inference", 0) == raised
-    assert counts(made, "z") == ({"standby": 1} if raised else {"mine": 1})
+    need_w = sum(b.fixed_claim_w + b.standing_claim_w + b.arriving_claim_w for b in racks) + raised_w
+    made = plan(make_view((*racks, miner), grid_w=need_w + 3855.0), make_market(demand=demand), POLICY, NOW_S)
+    return bool(counts(made, "z").get("mine"))
 
 
-def test_who_is_raised_already_counts_among_those_that_are_asked_for() -> None:
-    """18 are wanted, 18 are being raised: the others are there for nobody."""
-    miner = make_asics("z", "x", points=S21, standby=1)
-    view = make_view((coming(18, at_full=18), miner), grid_w=600 + 36 * 750 + 20.0)
-    made = plan(view, make_market(demand=18.0), POLICY, NOW_S)
-    assert counts(made, "g") == {"inference": 18, "inference-low": 18} and counts(made, "z") == {"mine": 1}
+@pytest.mark.parametrize("availability", [Availability.HELD, Availability.SETTLING])
+def test_watts_for_the_raise_of_gpus_on_their_way_are_not_given_to_a_miner(availability: Availability) -> None:
+    """They come in low for want of watts, a model loads for minutes: what was made for them since is theirs. What is beyond is not."""
+    rack = replace(coming(20), availability=availability)
+    assert not wakes(rack, raised_w=0.0, demand=20.0)
+    assert not wakes(rack, raised_w=20 * 215.0 - 50.0, demand=20.0)
+    assert wakes(rack, raised_w=20 * 215.0, demand=20.0)
+
+
+@pytest.mark.parametrize(("demand", "kept_count"), [(0.0, 0), (9.0, 9), (20.0, 20)])
+def test_watts_are_kept_for_as_many_gpus_on_their_way_as_are_asked_for(demand: float, kept_count: int) -> None:
+    """Demand may end while their models load."""
+    assert wakes(coming(20), raised_w=kept_count * 215.0, demand=demand)
+    assert not kept_count or not wakes(coming(20), raised_w=kept_count * 215.0 - 50.0, demand=demand)
+
+
+def test_who_serves_or_is_raised_already_counts_among_those_that_are_asked_for() -> None:
+    """18 are wanted, and 18 are there or come at full speed: the others come for nobody."""
+    assert wakes(coming(18, at_full=18), raised_w=0.0, demand=18.0)
+    assert wakes(coming(16, at_full=8, inference=10), raised_w=0.0, demand=18.0)
+    assert not wakes(coming(16, at_full=17), raised_w=0.0, demand=18.0)
 
 
 def test_a_unit_that_is_asked_for_in_part_keeps_the_watts_for_all_of_it() -> None:
     """Its GPUs move together."""
-    view = make_view((coming(8, unit_size=8),), grid_w=1e6)
-    assert counts(plan(view, make_market(demand=6.0), POLICY, NOW_S), "g") == {"inference": 8}
+    assert not wakes(coming(8, unit_size=8), raised_w=8 * 215.0 - 50.0, demand=6.0)
+
+
+def test_gpus_on_their_way_that_may_not_be_raised_keep_no_watts() -> None:
+    """The higher point is barred, the bank is pinned, or nobody can say when it may grow."""
+    for rack in (
+        replace(coming(2), barred_points=frozenset({"inference"})),
+        replace(coming(2), pinned_reason="test bench"),
+        replace(coming(2), availability=Availability.SHRINK_ONLY),
+        replace(coming(2), inference_class=None),
+    ):
+        assert wakes(rack, raised_w=0.0, demand=2.0)
 
 
 def test_nobody_rests_for_a_raise_of_gpus_on_their_way() -> None:
@@ -274,47 +280,23 @@ def test_nobody_rests_for_a_raise_of_gpus_on_their_way() -> None:
     assert moves(made) == {("z", "mine", "standby"): (1, Reason.LIMIT)}
 
 
-def test_moves_for_money_are_not_paid_by_what_comes_anyway() -> None:
-    """GPUs on their way will be raised with watts that are free; a miner's rest for another GPU elsewhere has to pay for itself."""
-    miner = make_asics("z", "c", points=S21, mining=1)
-    low = make_gpus("l", "c", at={"inference-low": 1}, since_s=0.0)
-    feeders = {"c": 3850.0 + 600 + 535 + 10.0, "r": 1e5}
-    market = make_market(power=5.0, demand=5.0)
-    assert plan(make_view((miner, low), grid_w=1e6, feeders=feeders), market, POLICY, NOW_S).moves == ()
-    assert plan(make_view((miner, low, coming(4)), grid_w=1e6, feeders=feeders), market, POLICY, NOW_S).moves == ()
+def test_a_miner_that_mines_low_stays_so_beside_watts_that_are_kept() -> None:
+    """It gets no more, and does not rest either."""
+    miner = make_asics("z", "x", since_s=0.0)
+    miner = replace(miner, holdings=(Holding(point="mine-low", count=1, since_s=0.0),))
+    room_w = 600 + 20 * 535 + 3355.0
+    made = plan(make_view((coming(20), miner), grid_w=room_w), make_market(power=10.0, demand=20.0), POLICY, NOW_S)
+    assert made.moves == ()
+    made = plan(make_view((coming(20), miner), grid_w=room_w), make_market(power=10.0, demand=0.0), POLICY, NOW_S)
+    assert counts(made, "z") == {"mine": 1}
 
 
-@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
-def test_a_gpu_that_is_there_is_raised_before_one_on_its_way(names: tuple[str, str]) -> None:
-    """Whatever their banks' names: watts that wait for a model to load would be of use to nobody."""
-    there, on_its_way = names
-    banks = (
-        make_gpus(there, "r", at={"inference-low": 1}, since_s=0.0),
-        replace(coming(1), bank=on_its_way),
-    )
-    made = plan(make_view(banks, grid_w=2 * 600 + 535 + 750.0), make_market(demand=2.0), POLICY, NOW_S)
-    assert counts(made, there) == {"inference": 1} and counts(made, on_its_way) == {"inference-low": 1}
-
-
-def test_gpus_without_a_class_of_demand_are_planned_too() -> None:
-    """A flip brings them to the lower point, by hand or undone: nobody asks for more, and nothing breaks."""
-    view = make_view((replace(coming(2), inference_class=None),), grid_w=1e6)
-    made = plan(view, make_market(demand=2.0), POLICY, NOW_S)
-    assert counts(made, "g") == {"inference-low": 2}
-
-
-def test_gpus_on_their_way_that_may_not_be_raised_keep_no_watts() -> None:
-    """The higher point is barred, or the bank is pinned: who may use them gets them."""
-    transit = Transit(flip="f1", from_point="gpu-mine", to_point="inference-low", count=2, unit_ids=("x", "y"))
-    gpus = make_gpus("g", "r", at={"standby": 2}, transits=(transit,))
-    miner = make_asics("z", "x", points=S21, standby=1)
-    room_w = 600 + 2 * 80 + 2 * 535 + 3850.0
-    for held in (replace(gpus, barred_points=frozenset({"inference"})), replace(gpus, pinned_reason="test bench")):
-        made = plan(make_view((held, miner), grid_w=room_w), make_market(demand=2.0), POLICY, NOW_S)
-        assert counts(made, "z") == {"mine": 1} and counts(made, "g")["inference-low"] == 2
-    assert counts(plan(make_view((gpus, miner), grid_w=room_w), make_market(demand=2.0), POLICY, NOW_S), "z") == {
-        "standby": 1
-    }
+def test_kept_watts_are_there_for_who_serves() -> None:
+    """A GPU that is there already is raised with them, and another one comes in."""
+    there = make_gpus("a", "r", at={"inference-low": 1, "standby": 1}, since_s=0.0)
+    room_w = 2 * 600 + 535 + 750 + 750.0
+    made = plan(make_view((there, coming(1)), grid_w=room_w), make_market(demand=3.0), POLICY, NOW_S)
+    assert counts(made, "a") == {"inference": 2}
 
 
 @pytest.mark.parametrize("may_not_grow", ["full", "low", "neither"])

@@ -1,7 +1,7 @@
 """What a packing of the fleet comes to: targets, moves with reasons, the value of one more kW, what is short.
 
 Reads a finished packing and puts it in words and money; it decides nothing. Invariant: the moves lead exactly from the holdings
-to the targets, but for what open flips bring: targets have it where it will be raised to, which is no move yet.
+to the targets.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Outcome:
         tree = Headroom(view.feeders, worth.policy.plan_fill_ratio, like=like)
         claim_fixed(tree, banks)
         demand = _demand(banks, needs, worth)
+        _keep_for_raises(tree, banks, demand)
         packer = Packer(worth=worth, headroom=tree, demand=demand, askers=view.askers, groups=groups)
         packer.pack()
         return cls(
@@ -116,19 +117,6 @@ class Outcome:
     def margin(self) -> float:
         """USD/h of all plannable devices and what is fixed."""
         return sum(self._margins().values())
-
-    @property
-    def raises_usd_per_h(self) -> float:
-        """What is earned more because GPUs on their way are to be raised: by no move of this plan."""
-        found = [group for group in self.groups if group.coming_for is not None]
-        return sum(
-            n * self._raise_usd_per_h(group, point, purpose)
-            for group in found
-            for purpose, point, n in group.placements()
-        )
-
-    def _raise_usd_per_h(self, group: Group, point: OperatingPoint, purpose: Purpose) -> float:
-        return self._unit_margin(group.bank, point, purpose) - self._unit_margin(group.bank, group.origin, purpose)
 
     def serves_more_firm_than(self, other: Outcome) -> bool:
         """Whether less firm demand stays unserved here."""
@@ -158,11 +146,7 @@ class Outcome:
                     margins[bank.bank] += transit.count * self.worth.margin_usd_per_h(bank, aim, base_purpose(aim))
             for group in self.groups:
                 for purpose, point, units in group.placements():
-                    if group.coming_for is None:
-                        each = self._unit_margin(group.bank, point, purpose)
-                    else:  # what it has where it arrives is counted with the flip
-                        each = self._raise_usd_per_h(group, point, purpose)
-                    margins[group.bank.bank] += units * each
+                    margins[group.bank.bank] += units * self._unit_margin(group.bank, point, purpose)
             self._margins_usd_per_h = margins
         return self._margins_usd_per_h
 
@@ -179,8 +163,6 @@ class Outcome:
             into = counts[group.bank.bank]
             for _, point, units in group.placements():
                 into[point.name] = into.get(point.name, 0) + units * group.bank.unit_size
-            if group.coming_for is not None:
-                into[group.origin.name] -= group.units * group.bank.unit_size
         margins, targets = self._margins(), []
         for bank in self.banks:
             at = {name: n for name, n in sorted(counts[bank.bank].items()) if n}
@@ -197,9 +179,7 @@ class Outcome:
         """Return what has to move, each with its reason; `stay` is the packing in which nobody moves."""
         is_forced = not stay.fits
         moving = [
-            group
-            for group in self.groups
-            if group.coming_for is None and any(point.name != group.origin.name for _, point, _ in group.placements())
+            group for group in self.groups if any(point.name != group.origin.name for _, point, _ in group.placements())
         ]
         left_behind = {(group.bank.bank, group.origin.name) for group in moving}
         served_now: dict[tuple[str, str], list[Purpose]] = {}
@@ -404,16 +384,17 @@ def _demand(banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Wor
         firm = float(sum(n.device_count for n in needs if n.inference_class == name))
         serving = [b for b in banks if b.inference_class == name and b.availability in PLANNABLE]
         coming = sum(t.count for b in serving for t in b.transits if b.point(t.to_point).mode is Mode.INFERENCE)
+        running = sum(h.count for b in serving for h in b.holdings if b.point(h.point).mode is Mode.INFERENCE)
         quote = worth.market.inference_demand_gpus.get(name)
         if quote is None:
-            running = sum(h.count for b in serving for h in b.holdings if b.point(h.point).mode is Mode.INFERENCE)
             spot, spare = max(0.0, running + coming - firm), float(running)
         else:
             spot = quote.value * (1.0 + worth.policy.demand_headroom_ratio)
             # What is sold firm is kept ready too while nobody uses it.
             spare = quote.value * worth.policy.demand_headroom_ratio + max(0.0, firm - quote.value)
-        demand = Demand(firm=firm, spot=spot, spare=spare)
-        demand.raises = max(0.0, firm + spot - (coming - sum(_entering_low_count(b) for b in serving)))
+        # Who is there serves first, then who comes at full speed.
+        served = running + coming - sum(count for b in serving for count, _ in b.raises)
+        demand = Demand(firm=firm, spot=spot, spare=spare, raises=max(0.0, firm + spot - served))
         by_flips_firm = min(demand.firm, float(coming))
         demand.firm -= by_flips_firm
         demand.spot = max(0.0, demand.spot - (coming - by_flips_firm))
@@ -424,6 +405,14 @@ def _demand(banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Wor
     return found
 
 
-def _entering_low_count(bank: BankView) -> int:
-    """Return GPUs that flips bring into inference at a point that has a higher one above."""
-    return sum(count for name, count in bank.entering_count.items() if bank.points_above(bank.point(name)))
+def _keep_for_raises(tree: Headroom, banks: tuple[BankView, ...], demand: Mapping[str, Demand]) -> None:
+    """Keep watts to raise GPUs that flips bring in low, as far as they are asked for: else miners would start with them."""
+    left = {name: each.raises for name, each in demand.items()}
+    for bank in banks:
+        name, size = bank.inference_class, bank.unit_size
+        if name is None:
+            continue
+        for count, each_w in bank.raises:
+            raised = min(float(count), left[name])
+            left[name] -= raised
+            tree.keep(tree.path(bank.feeder, bank.bank), math.ceil(raised / size) * size * each_w)

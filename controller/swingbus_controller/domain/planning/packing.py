@@ -37,6 +37,7 @@ class Headroom:
         # In an event available_w may be negative; a share of a negative number would be a gift.
         self.free_w = [f.available_w * fill_ratio if f.available_w > 0 else f.available_w for f in ordered]
         self.claimed_w = [0.0] * len(ordered)
+        self.kept_w = [0.0] * len(ordered)  # of what is free: not for miners that would start, or mine more, with it
         self._paths: dict[str, Path] = self._find_paths(ordered) if like is None else like._paths
 
     def _find_paths(self, ordered: Sequence[FeederView]) -> dict[str, Path]:
@@ -81,7 +82,12 @@ class Headroom:
             self.free_w[i] -= watts_w * multiplier
             self.claimed_w[i] += watts_w * multiplier
 
-    def units_that_fit(self, path: Path, watts_w: float, wanted: int) -> int:
+    def keep(self, path: Path, watts_w: float) -> None:
+        """Keep watts for somebody who will have use for them later."""
+        for i, multiplier in path:
+            self.kept_w[i] += watts_w * multiplier
+
+    def units_that_fit(self, path: Path, watts_w: float, wanted: int, *, beside_kept: bool = False) -> int:
         """Return how many times `watts_w` fits at every feeder of the path, at most `wanted`."""
         fits = wanted
         for i, multiplier in path:
@@ -89,7 +95,8 @@ class Headroom:
                 break
             if math.isinf(self.free_w[i]):
                 continue  # nobody set a limit on this feeder
-            fits = min(fits, math.floor((self.free_w[i] + EPSILON_W) / (watts_w * multiplier)))
+            free_w = self.free_w[i] - (self.kept_w[i] if beside_kept else 0.0)
+            fits = min(fits, math.floor((free_w + EPSILON_W) / (watts_w * multiplier)))
         return max(0, fits)
 
     def full_for(self, path: Path, watts_w: float) -> tuple[int, ...]:
@@ -101,8 +108,7 @@ class Headroom:
 class Group:
     """Units of one bank that are at one point and may go to the same points.
 
-    `placed` counts units by (purpose, point) where a rung took them; the rest are at the base. `hold` says what binds them. Units that an
-    open flip brings to the origin have `coming_for`: they are counted there elsewhere, and can only be raised, when they are there.
+    `placed` counts units by (purpose, point) where a rung took them; the rest are at the base. `hold` says what binds them.
     """
 
     bank: BankView
@@ -112,7 +118,6 @@ class Group:
     units: int
     hold: str
     unit_ids: tuple[str, ...] = ()
-    coming_for: Purpose | None = None
     placed: dict[tuple[Purpose, str], int] = field(default_factory=dict)
 
     base: OperatingPoint = field(init=False)
@@ -120,8 +125,6 @@ class Group:
     def __post_init__(self) -> None:
         # The least these units may be at; where they are, if that is one of the least.
         self.base = min(self.allowed, key=lambda p: (p.claim_w, p.name != self.origin.name, p.name))
-        if self.coming_for is not None:
-            self.placed = {(self.coming_for, self.origin.name): self.units}
 
     def at_base(self) -> int:
         """Units that no rung has taken."""
@@ -146,14 +149,14 @@ class Demand:
     firm: float = 0.0
     spot: float = 0.0
     spare: float = 0.0  # kept ready beyond what is asked for, where those who ask are known by name
-    raises: float = 0.0  # of what open flips bring below full speed, how much somebody would use at more
+    raises: float = 0.0  # of what open flips bring in low, how much is asked for
     part_ratio: Mapping[int, float] = field(default_factory=dict)  # by unit size
 
     def units_wanted(self, purpose: Purpose, unit_size: int) -> int:
         """Return how many units this purpose can still use."""
         match purpose:
             case Purpose.FIRM:
-                return _units(self.firm, unit_size)
+                return math.ceil(self.firm / unit_size - EPSILON_GPUS)
             case Purpose.SPOT:
                 return math.floor(self.spot / unit_size + EPSILON_GPUS)
             case Purpose.IDLE:
@@ -243,8 +246,7 @@ class Packer:
     def pack(self) -> None:
         """Place every unit: bases first (they are not a choice), then rungs by tier and worth, then the remainder."""
         for group in self.groups:
-            if group.coming_for is None:
-                self.headroom.take(group.path, group.units * group.bank.unit_size * group.base.claim_w)
+            self.headroom.take(group.path, group.units * group.bank.unit_size * group.base.claim_w)
         climbs: list[tuple[Group, Rung]] = []
         for group in self.groups:
             for purpose in self._purposes(group):
@@ -255,8 +257,6 @@ class Packer:
         self._fill()
 
     def _purposes(self, group: Group) -> list[Purpose]:
-        if group.coming_for is not None:
-            return [group.coming_for]
         # Ladders that can't be climbed are not built: most groups have no demand, or nowhere else to go.
         modes = {p.mode for p in group.allowed}
         purposes: list[Purpose] = []
@@ -362,9 +362,6 @@ class Packer:
             return
         source_key = (rung.purpose, rung.source or "")
         wanted = group.at_base() if rung.source is None else group.placed.get(source_key, 0)
-        is_raise = group.coming_for is not None and rung.source == group.origin.name
-        if is_raise:
-            wanted = min(wanted, _units(self.demand[inference_class].raises, group.bank.unit_size))
         pool = None
         waiting: list[tuple[Group, Rung]] = []
         if rung.source is None and rung.purpose in _DEMAND_PURPOSES:
@@ -377,14 +374,13 @@ class Packer:
             wanted = min(wanted, self.demand[inference_class].units_wanted(Purpose.IDLE, group.bank.unit_size))
         if wanted <= 0:
             return
-        taken = self.headroom.units_that_fit(group.path, rung.added_w, wanted)
+        mines_more = rung.purpose is Purpose.MINE and rung.point.claim_w > group.origin.claim_w
+        taken = self.headroom.units_that_fit(group.path, rung.added_w, wanted, beside_kept=mines_more)
         if taken < wanted:
             self.blocked.append(Blocked(group.path, group.bank.bank, rung.added_w, rung.raw_value))
         if taken <= 0:
             return
         self.headroom.take(group.path, taken * rung.added_w)
-        if is_raise:
-            self.demand[inference_class].raises -= taken * group.bank.unit_size
         if is_spare:
             self.demand[inference_class].serve(Purpose.IDLE, taken * group.bank.unit_size)
         if pool is not None:
@@ -439,10 +435,6 @@ class Packer:
         del self.blocked[known:]  # the main pass has told what is worth how much
 
 
-def _units(gpus: float, unit_size: int) -> int:
-    return max(0, math.ceil(gpus / unit_size - EPSILON_GPUS))
-
-
 def _coming_count(bank: BankView) -> int:
     return sum(t.count for t in bank.transits if bank.point(t.to_point).mode is Mode.INFERENCE)
 
@@ -451,7 +443,7 @@ def _rank(climb: tuple[Group, Rung]) -> tuple[int, float, float, bool, str, str,
     group, rung = climb
     # Of equals those come first that work so already, at the most watts: else they would give them to others, and take them back later.
     has_w = group.origin.claim_w if group.origin.mode is rung.point.mode else 0.0
-    # Then who may grow now: units that enter a bank that may not would stay at their lowest point until its watts are proven.
+    # Then who may grow: units that enter a bank that may not would stay at their lowest point until its watts are proven.
     may_not_grow = group.bank.availability is not Availability.HELD
     return (
         rung.tier,

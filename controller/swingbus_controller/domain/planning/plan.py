@@ -31,9 +31,7 @@ class Availability(StrEnum):
     """Whether the planner may use a bank, from the bank's state in the power protocol."""
 
     HELD = "held"
-    SETTLING = (
-        "settling"  # its last grant is about to be proven: planned as if it were, and its growth waits until then
-    )
+    SETTLING = "settling"  # its last grant is about to be proven: planned as if it were, but its growth waits
     SHRINK_ONLY = "shrink_only"  # ADOPTING, a disturbance, a proof that is overdue: may go down, not up
     DARK = "dark"
     DISOBEYING = "disobeying"
@@ -259,15 +257,19 @@ class BankView:
         return sum(t.count * self.point(t.to_point).claim_w for t in self.transits)
 
     @cached_property
-    def entering_count(self) -> Mapping[str, int]:
-        """GPUs that open flips bring into inference, by the point at which they come in."""
-        found: dict[str, int] = {}
-        if self.kind is DeviceKind.GPU:
-            for transit in self.transits:
-                modes = self.point(transit.from_point).mode, self.point(transit.to_point).mode
-                if modes[0] is not Mode.INFERENCE and modes[1] is Mode.INFERENCE:
-                    found[transit.to_point] = found.get(transit.to_point, 0) + transit.count
-        return found
+    def raises(self) -> tuple[tuple[int, float], ...]:
+        """GPUs that open flips bring into inference low, for which there is a higher point: how many, and the watts that each lacks.
+
+        Empty where they may not be raised when they are there.
+        """
+        may_grow = self.availability in (Availability.HELD, Availability.SETTLING) and self.pinned_reason is None
+        found: list[tuple[int, float]] = []
+        for transit in self.transits if may_grow and self.kind is DeviceKind.GPU else ():
+            origin, aim = self.point(transit.from_point), self.point(transit.to_point)
+            higher_w = [p.claim_w for p in self.points_above(aim) if p.name not in self.barred_points]
+            if origin.mode is not Mode.INFERENCE and aim.mode is Mode.INFERENCE and higher_w:
+                found.append((transit.count, max(higher_w) - aim.claim_w))
+        return tuple(sorted(found))
 
     @cached_property
     def contradiction(self) -> str | None:
@@ -374,10 +376,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankTarget:
-    """Counts wanted per operating point; points without devices are left out.
-
-    Devices in open flips count where they go; GPUs that come into inference, at what they are to be raised to when they are there.
-    """
+    """Counts wanted per operating point, devices in open flips counted where they go; points without devices are left out."""
 
     bank: str
     counts: tuple[tuple[str, int], ...]

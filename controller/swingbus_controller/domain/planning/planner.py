@@ -27,7 +27,7 @@ from swingbus_controller.domain.planning.outcome import (
     rest_point,
     standing_room,
 )
-from swingbus_controller.domain.planning.packing import EPSILON_W, Group, Headroom, Packer
+from swingbus_controller.domain.planning.packing import EPSILON_W, Group, Headroom
 from swingbus_controller.domain.planning.plan import (
     PLANNABLE,
     AtPoint,
@@ -67,15 +67,13 @@ def plan(view: PlanView, market: MarketView, policy: Policy, now_s: float) -> Pl
     barred = {bank.bank: bank.barred_points for bank in banks}
     # Room for more is made beside what is in doubt, if that pays. Who has to go goes for what is known.
     is_free = stay.fits and not any(group.origin.name in barred[group.bank.bank] for group in groups)
-    chosen = view.wary() if is_free else view
-    kept = _kept(chosen, banks, needs, worth, groups, now_s, tree)
-    best = Outcome.run(chosen, banks, needs, worth, [*forced, *kept], now_s, tree)
+    best = Outcome.run(view.wary() if is_free else view, banks, needs, worth, forced, now_s, tree)
 
     moves = best.moves(stay)
     has_to_leave = any(move.from_point in barred[move.bank] for move in moves)
     if stay.fits and not has_to_leave and not best.serves_more_firm_than(stay) and moves:
-        gain_usd_per_h = best.margin - best.raises_usd_per_h - stay.margin
-        if gain_usd_per_h * policy.expected_hold_s / SECONDS_PER_HOUR <= sum(m.cost_usd for m in moves):
+        gain = (best.margin - stay.margin) * policy.expected_hold_s / SECONDS_PER_HOUR
+        if gain <= sum(m.cost_usd for m in moves):
             best, moves = stay, ()  # rounding ate the gain: nothing is worth moving for (S4)
     return Plan(
         basis_revision=view.revision,
@@ -145,54 +143,6 @@ def _groups(tree: Headroom, banks: tuple[BankView, ...], policy: Policy, now_s: 
                     )
                 )  # fmt: skip
     return groups
-
-
-def _kept(
-    view: PlanView, banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Worth, groups: list[Group], now_s: float,
-    like: Headroom,
-) -> list[Group]:  # fmt: skip
-    """Return what open flips bring into inference below full speed, as far as watts are free now to raise it when it is there.
-
-    It has no move yet: the watts are kept for it, and nobody has to rest. GPUs that are there already are raised first.
-    """
-    coming = [group for bank in banks for group in _coming(bank, like, worth)]
-    if not coming:
-        return []
-    beside = [_raised_at_most(group) for group in groups]
-    packed = Outcome.run(view, banks, needs, worth, beside, now_s, like)
-    Packer(worth=worth, headroom=packed.tree, demand=packed.demand, askers={}, groups=coming).pack()
-    found: list[Group] = []
-    for group in coming:
-        units = sum(n for _, point, n in group.placements() if point.name != group.origin.name)
-        if units:
-            found.append(replace(group, units=units, placed={}))
-    return found
-
-
-def _coming(bank: BankView, like: Headroom, worth: Worth) -> list[Group]:
-    is_raised = bank.availability in (Availability.HELD, Availability.SETTLING) and bank.pinned_reason is None
-    if not is_raised or bank.inference_class is None:
-        return []
-    has_price = bank.inference_class in worth.market.inference_price_usd_per_gpu_h
-    groups: list[Group] = []
-    for name, count in sorted(bank.entering_count.items()):
-        origin = bank.point(name)
-        higher = tuple(p for p in bank.points_above(origin) if p.name not in bank.barred_points)
-        if higher and name not in bank.barred_points:
-            groups.append(
-                Group(
-                    bank=bank, path=like.path(bank.feeder, bank.bank), origin=origin, hold=HOLD_ENTRY,
-                    allowed=(origin, *higher), units=count // bank.unit_size,
-                    coming_for=Purpose.SPOT if has_price else Purpose.FIRM,
-                )
-            )  # fmt: skip
-    return groups
-
-
-def _raised_at_most(group: Group) -> Group:
-    """Return a group that stays where it is, or does the same with more watts."""
-    higher = group.bank.points_above(group.origin) if group.origin.mode is Mode.INFERENCE else []
-    return replace(group, allowed=(group.origin, *(p for p in higher if p in group.allowed)), placed={})
 
 
 def _by_hold(bank: BankView, at: AtPoint, policy: Policy, now_s: float) -> list[tuple[str, AtPoint]]:
