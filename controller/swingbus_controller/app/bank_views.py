@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from swingbus_controller.domain.flips.flip import Flip
 from swingbus_controller.domain.flips.placement import BankModel, Holdings, stuck_counts
-from swingbus_controller.domain.planning.plan import PLANNABLE, Authority, Availability, BankView, Holding, Transit
+from swingbus_controller.domain.planning.plan import Authority, Availability, BankView, Holding, Transit
 from swingbus_controller.domain.planning.points import DeviceKind, Mode
 from swingbus_controller.domain.power.bank import BankState
 from swingbus_controller.domain.site_state import SiteState
@@ -23,7 +23,6 @@ _AVAILABILITY = {
     BankState.DISOBEYING: Availability.DISOBEYING,
     BankState.ISOLATED: Availability.ISOLATED,
 }
-_UNPROVEN = (BankState.GROWING, BankState.SHRINKING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +68,9 @@ class BankViews:
             ignoring_count=state.ignoring_count(name),
             availability=availability,
             note=note,
-            held_claim_w=None if availability in PLANNABLE else state.ledger.claim_w(name),
+            held_claim_w=None
+            if availability in (Availability.HELD, Availability.SHRINK_ONLY)
+            else state.ledger.claim_w(name),
             pinned_reason=f"pinned by {pin.author}: {pin.reason}"
             if pin is not None and pin.holds(now_unix_s)
             else None,
@@ -154,11 +155,7 @@ def _availability(state: SiteState, model: BankModel, now_s: float) -> tuple[Ava
         # Nothing is adopted or proven below CONTROL: a plan to look at takes machines as they report themselves.
         is_live = ledger.is_live(model.name, now_s)
         return (Availability.HELD, None) if is_live else (Availability.DARK, "its agent is silent")
-    bank_state = ledger.state(model.name, now_s)
-    availability = _AVAILABILITY[bank_state]
-    if availability is Availability.HELD:
-        is_disturbed = now_s < ledger.disturbed_until_s
-        return (Availability.SHRINK_ONLY, "a disturbance is too fresh") if is_disturbed else (Availability.HELD, None)
-    if bank_state in _UNPROVEN and ledger.is_proof_due(model.name, now_s):
-        availability = Availability.SETTLING
-    return availability, bank_state.value
+    availability = _AVAILABILITY[ledger.state(model.name, now_s)]
+    if availability is Availability.HELD and now_s < ledger.disturbed_until_s:
+        return Availability.SHRINK_ONLY, "a disturbance is too fresh"
+    return availability, None if availability is Availability.HELD else ledger.state(model.name, now_s).value

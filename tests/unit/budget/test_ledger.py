@@ -76,31 +76,6 @@ def test_growth_counts_before_it_is_sent() -> None:
     assert again.reason is RefusalReason.NOT_HELD
 
 
-def test_a_proof_is_due_while_the_grant_is_fresh_and_readings_count() -> None:
-    """As long as evidence takes at least, and then as long as a shrink is waited for; in a disturbance nobody can tell."""
-    site = held_site()
-    assert not site.ledger.is_proof_due("a", site.now_s)
-    event = grow(site, "a", 400.0)
-    assert isinstance(event, GrantIssued)
-    site.ledger.apply(event)
-    assert site.ledger.is_proof_due("a", site.now_s)
-    assert not site.ledger.is_proof_due("a", site.now_s + SETTINGS.meter_dead_s + 5.0)  # no reading meanwhile
-    due_s = site.now_s + 10.0 + SETTINGS.shed_deadline_s
-    while site.now_s < due_s - 10.0:
-        site.ledger.observe_window(site.window("c1", 90.0), site.now_s)
-    shrunk = decide_shrink(site.ledger, "a", 300.0, site.now_s)  # starts the proof anew, and not what is waited for
-    assert isinstance(shrunk, GrantIssued)
-    site.ledger.apply(shrunk)
-    assert site.ledger.is_proof_due("a", due_s)
-    assert not site.ledger.is_proof_due("a", due_s + 0.1)
-    site.ledger.apply(disturbance(site.ledger, "sag", site.now_s))
-    assert not site.ledger.is_proof_due("a", site.now_s + 1.0)
-    over_s = site.now_s + SETTINGS.disturbance_s
-    while site.now_s < over_s:
-        site.ledger.observe_window(site.window("c1", 90.0), site.now_s)
-    assert site.ledger.is_proof_due("a", site.now_s)  # readings count again, from here on
-
-
 def test_growth_beyond_a_feeder_says_which_and_how_far() -> None:
     """The refusal carries the feeder and the missing watts, losses included."""
     site = held_site(grid_w=500.0, losses_ratio=0.05)

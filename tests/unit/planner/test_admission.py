@@ -9,7 +9,7 @@ import pytest
 from swingbus_controller.domain.flips.admission import RefusalCode, admit, flip_of
 from swingbus_controller.domain.flips.boot_axis import WALL
 from swingbus_controller.domain.flips.flip import Phase
-from swingbus_controller.domain.planning.plan import Askers, Authority, Availability, BankView, Holding, Party, PlanView
+from swingbus_controller.domain.planning.plan import Authority, Availability, BankView, Holding, PlanView
 from swingbus_controller.domain.planning.planner import plan
 from swingbus_controller.domain.planning.policy import FlipTimes, Policy
 
@@ -139,59 +139,6 @@ def test_gpus_come_in_lower_where_their_full_watts_have_to_be_made_first() -> No
     flip = flip_of(rest[0], view.banks[1], id="f", author="planner", now_s=NOW_S, axis=WALL, times=FlipTimes())
     assert (flip.aim.name, flip.claim_delta_w) == ("inference-low", 105.0)
     assert flip.reason.endswith("; comes in at inference-low, inference has to wait for watts")
-
-
-def test_a_bank_that_waits_for_its_proof_lets_gpus_in_at_the_watts_that_they_have() -> None:
-    """It may not grow yet; where the lower point asks for more than they have, they wait."""
-    gpus = make_gpus("g", "r", at={"gpu-mine": 2}, availability=Availability.SETTLING)
-    view = make_view((gpus,), grid_w=1e6)
-    admission = admit(plan(view, make_market(demand=2.0), POLICY, NOW_S), view, NOW_S)
-    assert [(r.code, r.count) for r in admission.refused] == [(RefusalCode.UNAVAILABLE, 2)]
-    assert "proven by the meter" in admission.refused[0].detail and not admission.admitted
-
-    alike = tuple(replace(p, claim_w=535.0) if p.name == "gpu-mine" else p for p in H100)
-    view = make_view((replace(gpus, points=alike),), grid_w=1e6)
-    admission = admit(plan(view, make_market(demand=2.0), POLICY, NOW_S), view, NOW_S)
-    assert [(f.to_point, f.claim_delta_w, f.starts_now) for f in admission.admitted] == [
-        ("inference-low", 0.0, True)
-    ] * 2
-    assert not admission.refused
-
-    hungry = tuple(replace(p, claim_w=760.0) if p.name == "gpu-mine" else p for p in H100)
-    view = make_view((replace(gpus, points=hungry),), grid_w=1e6)
-    admission = admit(plan(view, make_market(demand=2.0), POLICY, NOW_S), view, NOW_S)
-    assert [(f.to_point, f.claim_delta_w) for f in admission.admitted] == [("inference", -10.0)] * 2
-
-
-def test_a_pod_is_not_let_in_by_halves_where_one_of_its_gpus_would_have_to_grow() -> None:
-    """One GPU mines at the watts that the lower point asks for, the other rests: both wait, and nobody is named."""
-    alike = tuple(replace(p, claim_w=535.0) if p.name == "gpu-mine" else p for p in H100)
-    gpus = make_gpus("g", "r", at={"gpu-mine": 1, "standby": 1}, availability=Availability.SETTLING)
-    pair = Askers(at_most=2, parties=(Party(name="customers/pair", count=2),))
-    view = replace(make_view((replace(gpus, points=alike),), grid_w=1e6), askers={"g": pair})
-    admission = admit(plan(view, make_market(demand=2.0), POLICY, NOW_S), view, NOW_S)
-    assert not admission.admitted
-    assert {r.code: r.count for r in admission.refused} == {RefusalCode.UNAVAILABLE: 1, RefusalCode.NO_PARTY: 1}
-    held = replace(view, banks=(replace(view.banks[0], availability=Availability.HELD),))
-    admission = admit(plan(held, make_market(demand=2.0), POLICY, NOW_S), held, NOW_S)
-    assert {f.party for f in admission.admitted} == {"customers/pair"} and not admission.refused
-
-
-def test_who_fits_two_banks_goes_to_the_one_that_may_grow_now() -> None:
-    """The other one waits for its proof, and for who fits nowhere else."""
-    x, y = Party(name="customers/x", count=1), Party(name="customers/y", count=1)
-    view = make_view(
-        (
-            make_gpus("a", "r", at={"gpu-mine": 2}, availability=Availability.SETTLING),
-            make_gpus("b", "r", at={"gpu-mine": 2}),
-        ),
-        grid_w=1e6,
-    )
-    askers = {"a": Askers(at_most=2, parties=(x, y)), "b": Askers(at_most=1, parties=(x,))}
-    view = replace(view, askers=askers)
-    admission = admit(plan(view, make_market(demand=2.0), POLICY, NOW_S), view, NOW_S)
-    assert [(f.move.bank, f.party) for f in admission.admitted] == [("b", "customers/x")]
-    assert [(r.move.bank, r.code) for r in admission.refused] == [("a", RefusalCode.UNAVAILABLE)]
 
 
 @pytest.mark.parametrize("ago_s", [0.0, 100.0])

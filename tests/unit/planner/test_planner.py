@@ -12,7 +12,6 @@ from swingbus_controller.domain.planning.plan import (
     Availability,
     BankView,
     FirmNeed,
-    Holding,
     Move,
     Plan,
     PlanView,
@@ -196,107 +195,6 @@ def test_of_equal_banks_the_one_that_may_grow_serves() -> None:
     made = plan(make_view((growing, held), grid_w=1e6), make_market(demand=3.0), POLICY, NOW_S)
     assert counts(made, "a") == {"gpu-mine": 7, "inference": 1}
     assert counts(made, "b") == {"gpu-mine": 6, "inference": 2}
-
-
-def test_watts_of_a_bank_that_waits_for_its_proof_are_not_given_to_a_miner() -> None:
-    """It grows in some seconds; a miner that is woken meanwhile would mine for its dwell. None are kept for one whose time is unknown."""
-    miner = make_asics("z", "x", points=S21, standby=1)
-    need_w = 600 + 8 * 750 + 20.0
-
-    def made(availability: Availability) -> Plan:
-        gpus = make_gpus("a", "r", at={"gpu-mine": 8}, availability=availability)
-        return plan(make_view((gpus, miner), grid_w=need_w + 3000.0), make_market(demand=8.0), POLICY, NOW_S)
-
-    settling = made(Availability.SETTLING)
-    assert counts(settling, "a") == {"inference": 8} and counts(settling, "z") == {"standby": 1}
-    assert counts(made(Availability.SHRINK_ONLY), "z") == {"mine": 1}
-
-
-def coming(count: int, *, unit_size: int = 1, at_full: int = 0, **at: int) -> BankView:
-    """Return a rack on feeder `r` into which flips bring GPUs at the lower point; `at_full` are being raised to the higher one."""
-    units = tuple(f"x{n}" for n in range(count // unit_size))
-    low = Transit(flip="f1", from_point="gpu-mine", to_point="inference-low", count=count, unit_ids=units)
-    full = Transit(
-        flip="f2", from_point="inference-low", to_point="inference", count=at_full, unit_ids=("y",) * at_full
-    )
-    here = {name.replace("_", "-"): n for name, n in at.items()}
-    return make_gpus("g", "r", at=here, unit_size=unit_size, transits=(low, full) if at_full else (low,))
-
-
-def wakes(*racks: BankView, raised_w: float, demand: float) -> bool:
-    """Tell whether a resting miner is planned to mine, where there are watts for it, and `raised_w`, beside all that is there or comes."""
-    miner = make_asics("z", "x", points=S21, standby=1)
-    need_w = sum(b.fixed_claim_w + b.standing_claim_w + b.arriving_claim_w for b in racks) + raised_w
-    made = plan(make_view((*racks, miner), grid_w=need_w + 3855.0), make_market(demand=demand), POLICY, NOW_S)
-    return bool(counts(made, "z").get("mine"))
-
-
-@pytest.mark.parametrize("availability", [Availability.HELD, Availability.SETTLING])
-def test_watts_for_the_raise_of_gpus_on_their_way_are_not_given_to_a_miner(availability: Availability) -> None:
-    """They come in low for want of watts, a model loads for minutes: what was made for them since is theirs. What is beyond is not."""
-    rack = replace(coming(20), availability=availability)
-    assert not wakes(rack, raised_w=0.0, demand=20.0)
-    assert not wakes(rack, raised_w=20 * 215.0 - 50.0, demand=20.0)
-    assert wakes(rack, raised_w=20 * 215.0, demand=20.0)
-
-
-@pytest.mark.parametrize(("demand", "kept_count"), [(0.0, 0), (9.0, 9), (20.0, 20)])
-def test_watts_are_kept_for_as_many_gpus_on_their_way_as_are_asked_for(demand: float, kept_count: int) -> None:
-    """Demand may end while their models load."""
-    assert wakes(coming(20), raised_w=kept_count * 215.0, demand=demand)
-    assert not kept_count or not wakes(coming(20), raised_w=kept_count * 215.0 - 50.0, demand=demand)
-
-
-def test_who_serves_or_is_raised_already_counts_among_those_that_are_asked_for() -> None:
-    """18 are wanted, and 18 are there or come at full speed: the others come for nobody."""
-    assert wakes(coming(18, at_full=18), raised_w=0.0, demand=18.0)
-    assert wakes(coming(16, at_full=8, inference=10), raised_w=0.0, demand=18.0)
-    assert not wakes(coming(16, at_full=17), raised_w=0.0, demand=18.0)
-
-
-def test_a_unit_that_is_asked_for_in_part_keeps_the_watts_for_all_of_it() -> None:
-    """Its GPUs move together."""
-    assert not wakes(coming(8, unit_size=8), raised_w=8 * 215.0 - 50.0, demand=6.0)
-
-
-def test_gpus_on_their_way_that_may_not_be_raised_keep_no_watts() -> None:
-    """The higher point is barred, the bank is pinned, or nobody can say when it may grow."""
-    for rack in (
-        replace(coming(2), barred_points=frozenset({"inference"})),
-        replace(coming(2), pinned_reason="test bench"),
-        replace(coming(2), availability=Availability.SHRINK_ONLY),
-        replace(coming(2), inference_class=None),
-    ):
-        assert wakes(rack, raised_w=0.0, demand=2.0)
-
-
-def test_nobody_rests_for_a_raise_of_gpus_on_their_way() -> None:
-    """They have no use for the watts yet. A lowered limit takes from nobody else for them."""
-    miners = make_asics("z", "x", points=S21, mining=10)
-    fits_w = 600 + 40 * 535 + 10 * 3850.0
-    made = plan(make_view((coming(40), miners), grid_w=fits_w), make_market(demand=40.0), POLICY, NOW_S)
-    assert made.moves == ()
-    made = plan(make_view((coming(40), miners), grid_w=fits_w - 100.0), make_market(demand=40.0), POLICY, NOW_S)
-    assert moves(made) == {("z", "mine", "standby"): (1, Reason.LIMIT)}
-
-
-def test_a_miner_that_mines_low_stays_so_beside_watts_that_are_kept() -> None:
-    """It gets no more, and does not rest either."""
-    miner = make_asics("z", "x", since_s=0.0)
-    miner = replace(miner, holdings=(Holding(point="mine-low", count=1, since_s=0.0),))
-    room_w = 600 + 20 * 535 + 3355.0
-    made = plan(make_view((coming(20), miner), grid_w=room_w), make_market(power=10.0, demand=20.0), POLICY, NOW_S)
-    assert made.moves == ()
-    made = plan(make_view((coming(20), miner), grid_w=room_w), make_market(power=10.0, demand=0.0), POLICY, NOW_S)
-    assert counts(made, "z") == {"mine": 1}
-
-
-def test_kept_watts_are_there_for_who_serves() -> None:
-    """A GPU that is there already is raised with them, and another one comes in."""
-    there = make_gpus("a", "r", at={"inference-low": 1, "standby": 1}, since_s=0.0)
-    room_w = 2 * 600 + 535 + 750 + 750.0
-    made = plan(make_view((there, coming(1)), grid_w=room_w), make_market(demand=3.0), POLICY, NOW_S)
-    assert counts(made, "a") == {"inference": 2}
 
 
 @pytest.mark.parametrize("may_not_grow", ["full", "low", "neither"])

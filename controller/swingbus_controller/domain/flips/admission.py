@@ -31,7 +31,7 @@ from swingbus_controller.domain.planning.plan import (
     Reason,
 )
 from swingbus_controller.domain.planning.planner import bank_claim_w, dwell_left_s
-from swingbus_controller.domain.planning.points import DeviceKind, Mode, OperatingPoint
+from swingbus_controller.domain.planning.points import DeviceKind, Mode
 from swingbus_controller.domain.planning.policy import FlipTimes, Policy
 
 
@@ -104,15 +104,7 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
     slots = plan.policy.max_flips_in_flight - open_flips
     admitted: list[AdmittedFlip] = []
     refused: list[Refusal] = []
-    moves: list[Move] = []
-    for move in sorted(plan.moves, key=_order):
-        bank_now = banks.get(move.bank)
-        if _waits_for_proof(move, bank_now) and _refusal(move, bank_now, view_now, plan, now_s) is None:
-            # Before anybody is named for it, who could go elsewhere.
-            detail = "bank may not grow before its last change is proven by the meter"
-            refused.append(Refusal(move=move, count=move.count, code=RefusalCode.UNAVAILABLE, detail=detail))
-        else:
-            moves.append(move)
+    moves = sorted(plan.moves, key=_order)
     parties = _parties(view_now, moves, plan.policy, now_s)
     for at, move in enumerate(moves):
         is_safety = move.reason is Reason.LIMIT
@@ -171,46 +163,28 @@ def admit(plan: Plan, view_now: PlanView, now_s: float) -> Admission:
 def _entry(move: Move, bank: BankView, count: int, room: Headroom, coming: _Coming, path: Path) -> tuple[str, float]:
     """Return the point that a part of a move goes to, and the counted watts that it adds.
 
-    It is the planned one, or where that does not fit now and devices come into inference, the highest below it that does. A bank that may
-    not grow yet lets them in at the watts that they have already.
+    It is the planned one, or where that does not fit now and devices come into inference, the highest below it that does.
 
     Of GPUs only: their limit is raised later without a word to who works there, a miner's profile costs minutes of its work. Who waits for
     watts is not overtaken: what it waits for is not there for others.
     """
     from_w, planned = bank.point(move.from_point).claim_w, bank.point(move.to_point)
-    may_grow = bank.availability is Availability.HELD
-    for point in (planned, *_lower_entries(move, bank)):
-        delta_w = count * (point.claim_w - from_w)
-        fits = may_grow and room.units_that_fit(path, delta_w, 1) > 0
-        if delta_w <= 0 or (fits and (point is planned or coming.can_take(path, delta_w))):
-            return point.name, delta_w
-    return planned.name, count * (planned.claim_w - from_w)
-
-
-def _lower_entries(move: Move, bank: BankView) -> list[OperatingPoint]:
-    """Return the points below the planned one at which GPUs may come into inference, the highest first."""
-    planned = bank.point(move.to_point)
-    if bank.kind is not DeviceKind.GPU or not move.is_mode_flip or move.to_mode is not Mode.INFERENCE:
-        return []
-    lower = [
-        point
-        for point in bank.points
-        if point.mode is move.to_mode
-        and point.workload == planned.workload  # another program would have to be stopped and started to raise it
-        and point.claim_w < planned.claim_w
-        and point.name not in bank.barred_points
-    ]
-    return sorted(lower, key=lambda point: (-point.claim_w, point.name))
-
-
-def _waits_for_proof(move: Move, bank: BankView | None) -> bool:
-    """Tell whether a move asks a bank that is settling for more watts, wherever it comes in."""
-    if bank is None or bank.availability is not Availability.SETTLING or move.claim_delta_w <= 0:
-        return False
-    if not {move.from_point, move.to_point} <= {point.name for point in bank.points}:
-        return False  # a plan from before its points changed: refused for that
-    from_w = bank.point(move.from_point).claim_w
-    return all(point.claim_w > from_w for point in _lower_entries(move, bank))
+    delta_w = count * (planned.claim_w - from_w)
+    may_enter_lower = bank.kind is DeviceKind.GPU and move.is_mode_flip and move.to_mode is Mode.INFERENCE
+    if may_enter_lower and not room.units_that_fit(path, delta_w, 1):
+        lower = [
+            point
+            for point in bank.points
+            if point.mode is move.to_mode
+            and point.workload == planned.workload  # another program would have to be stopped and started to raise it
+            and point.claim_w < planned.claim_w
+            and point.name not in bank.barred_points
+        ]
+        for point in sorted(lower, key=lambda each: (-each.claim_w, each.name)):
+            lower_delta_w = count * (point.claim_w - from_w)
+            if room.units_that_fit(path, lower_delta_w, 1) and coming.can_take(path, lower_delta_w):
+                return point.name, lower_delta_w
+    return planned.name, delta_w
 
 
 def _parties(view: PlanView, moves: Sequence[Move], policy: Policy, now_s: float) -> dict[str, dict[int, list[Part]]]:
@@ -238,8 +212,7 @@ def flip_of(
     move = admitted.move
     reason = f"{move.reason}: {move.detail}"
     if admitted.to_point != move.to_point:
-        what = "watts" if bank.availability is Availability.HELD else "the meter's proof of the last change"
-        reason += f"; comes in at {admitted.to_point}, {move.to_point} has to wait for {what}"
+        reason += f"; comes in at {admitted.to_point}, {move.to_point} has to wait for watts"
     return new_flip(
         id=id,
         bank=bank.bank,

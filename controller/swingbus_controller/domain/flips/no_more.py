@@ -24,7 +24,7 @@ class PlanReasons:
         self._views = {} if plan is None else {view.bank: view for view in plan.view.banks}
         self._refused: dict[str, Refusal] = {}
         for refusal in () if admission is None else admission.refused:
-            if refusal.move.to_mode is Mode.INFERENCE and refusal.move.is_mode_flip:
+            if refusal.move.to_mode is Mode.INFERENCE:
                 self._refused.setdefault(refusal.move.bank, refusal)
         self._known: dict[tuple[str, str, str], Barred] = {}
 

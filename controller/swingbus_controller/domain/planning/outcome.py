@@ -101,7 +101,6 @@ class Outcome:
         tree = Headroom(view.feeders, worth.policy.plan_fill_ratio, like=like)
         claim_fixed(tree, banks)
         demand = _demand(banks, needs, worth)
-        _keep_for_raises(tree, banks, demand)
         packer = Packer(worth=worth, headroom=tree, demand=demand, askers=view.askers, groups=groups)
         packer.pack()
         return cls(
@@ -384,17 +383,15 @@ def _demand(banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Wor
         firm = float(sum(n.device_count for n in needs if n.inference_class == name))
         serving = [b for b in banks if b.inference_class == name and b.availability in PLANNABLE]
         coming = sum(t.count for b in serving for t in b.transits if b.point(t.to_point).mode is Mode.INFERENCE)
-        running = sum(h.count for b in serving for h in b.holdings if b.point(h.point).mode is Mode.INFERENCE)
         quote = worth.market.inference_demand_gpus.get(name)
         if quote is None:
+            running = sum(h.count for b in serving for h in b.holdings if b.point(h.point).mode is Mode.INFERENCE)
             spot, spare = max(0.0, running + coming - firm), float(running)
         else:
             spot = quote.value * (1.0 + worth.policy.demand_headroom_ratio)
             # What is sold firm is kept ready too while nobody uses it.
             spare = quote.value * worth.policy.demand_headroom_ratio + max(0.0, firm - quote.value)
-        # Who is there serves first, then who comes at full speed.
-        served = running + coming - sum(count for b in serving for count, _ in b.raises)
-        demand = Demand(firm=firm, spot=spot, spare=spare, raises=max(0.0, firm + spot - served))
+        demand = Demand(firm=firm, spot=spot, spare=spare)
         by_flips_firm = min(demand.firm, float(coming))
         demand.firm -= by_flips_firm
         demand.spot = max(0.0, demand.spot - (coming - by_flips_firm))
@@ -403,16 +400,3 @@ def _demand(banks: tuple[BankView, ...], needs: tuple[FirmNeed, ...], worth: Wor
         demand.part_ratio = {u: math.fmod(demand.firm + demand.spot, u) / u for u in sizes}
         found[name] = demand
     return found
-
-
-def _keep_for_raises(tree: Headroom, banks: tuple[BankView, ...], demand: Mapping[str, Demand]) -> None:
-    """Keep watts to raise GPUs that flips bring in low, as far as they are asked for: else miners would start with them."""
-    left = {name: each.raises for name, each in demand.items()}
-    for bank in banks:
-        name, size = bank.inference_class, bank.unit_size
-        if name is None:
-            continue
-        for count, each_w in bank.raises:
-            raised = min(float(count), left[name])
-            left[name] -= raised
-            tree.keep(tree.path(bank.feeder, bank.bank), math.ceil(raised / size) * size * each_w)

@@ -37,7 +37,6 @@ class Headroom:
         # In an event available_w may be negative; a share of a negative number would be a gift.
         self.free_w = [f.available_w * fill_ratio if f.available_w > 0 else f.available_w for f in ordered]
         self.claimed_w = [0.0] * len(ordered)
-        self.kept_w = [0.0] * len(ordered)  # of what is free: not for miners that would start, or mine more, with it
         self._paths: dict[str, Path] = self._find_paths(ordered) if like is None else like._paths
 
     def _find_paths(self, ordered: Sequence[FeederView]) -> dict[str, Path]:
@@ -82,12 +81,7 @@ class Headroom:
             self.free_w[i] -= watts_w * multiplier
             self.claimed_w[i] += watts_w * multiplier
 
-    def keep(self, path: Path, watts_w: float) -> None:
-        """Keep watts for somebody who will have use for them later."""
-        for i, multiplier in path:
-            self.kept_w[i] += watts_w * multiplier
-
-    def units_that_fit(self, path: Path, watts_w: float, wanted: int, *, beside_kept: bool = False) -> int:
+    def units_that_fit(self, path: Path, watts_w: float, wanted: int) -> int:
         """Return how many times `watts_w` fits at every feeder of the path, at most `wanted`."""
         fits = wanted
         for i, multiplier in path:
@@ -95,8 +89,7 @@ class Headroom:
                 break
             if math.isinf(self.free_w[i]):
                 continue  # nobody set a limit on this feeder
-            free_w = self.free_w[i] - (self.kept_w[i] if beside_kept else 0.0)
-            fits = min(fits, math.floor((free_w + EPSILON_W) / (watts_w * multiplier)))
+            fits = min(fits, math.floor((self.free_w[i] + EPSILON_W) / (watts_w * multiplier)))
         return max(0, fits)
 
     def full_for(self, path: Path, watts_w: float) -> tuple[int, ...]:
@@ -149,7 +142,6 @@ class Demand:
     firm: float = 0.0
     spot: float = 0.0
     spare: float = 0.0  # kept ready beyond what is asked for, where those who ask are known by name
-    raises: float = 0.0  # of what open flips bring in low, how much is asked for
     part_ratio: Mapping[int, float] = field(default_factory=dict)  # by unit size
 
     def units_wanted(self, purpose: Purpose, unit_size: int) -> int:
@@ -374,8 +366,7 @@ class Packer:
             wanted = min(wanted, self.demand[inference_class].units_wanted(Purpose.IDLE, group.bank.unit_size))
         if wanted <= 0:
             return
-        mines_more = rung.purpose is Purpose.MINE and rung.point.claim_w > group.origin.claim_w
-        taken = self.headroom.units_that_fit(group.path, rung.added_w, wanted, beside_kept=mines_more)
+        taken = self.headroom.units_that_fit(group.path, rung.added_w, wanted)
         if taken < wanted:
             self.blocked.append(Blocked(group.path, group.bank.bank, rung.added_w, rung.raw_value))
         if taken <= 0:

@@ -31,15 +31,14 @@ class Availability(StrEnum):
     """Whether the planner may use a bank, from the bank's state in the power protocol."""
 
     HELD = "held"
-    SETTLING = "settling"  # its last grant is about to be proven: planned as if it were, but its growth waits
-    SHRINK_ONLY = "shrink_only"  # ADOPTING, a disturbance, a proof that is overdue: may go down, not up
+    SHRINK_ONLY = "shrink_only"  # ADOPTING, SHRINKING, a disturbance: may go down, not up
     DARK = "dark"
     DISOBEYING = "disobeying"
     ISOLATED = "isolated"
     LOCKED_OUT = "locked_out"
 
 
-PLANNABLE = frozenset({Availability.HELD, Availability.SETTLING, Availability.SHRINK_ONLY})
+PLANNABLE = frozenset({Availability.HELD, Availability.SHRINK_ONLY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,21 +254,6 @@ class BankView:
     def arriving_claim_w(self) -> float:
         """What devices in flips are counted at where they go."""
         return sum(t.count * self.point(t.to_point).claim_w for t in self.transits)
-
-    @cached_property
-    def raises(self) -> tuple[tuple[int, float], ...]:
-        """GPUs that open flips bring into inference low, for which there is a higher point: how many, and the watts that each lacks.
-
-        Empty where they may not be raised when they are there.
-        """
-        may_grow = self.availability in (Availability.HELD, Availability.SETTLING) and self.pinned_reason is None
-        found: list[tuple[int, float]] = []
-        for transit in self.transits if may_grow and self.kind is DeviceKind.GPU else ():
-            origin, aim = self.point(transit.from_point), self.point(transit.to_point)
-            higher_w = [p.claim_w for p in self.points_above(aim) if p.name not in self.barred_points]
-            if origin.mode is not Mode.INFERENCE and aim.mode is Mode.INFERENCE and higher_w:
-                found.append((transit.count, max(higher_w) - aim.claim_w))
-        return tuple(sorted(found))
 
     @cached_property
     def contradiction(self) -> str | None:

@@ -171,7 +171,7 @@ def _allowed(bank: BankView, origin: OperatingPoint, hold: str, policy: Policy) 
     if hold in (HOLD_PINNED, HOLD_DWELL) or origin.mode is Mode.OFF:
         return (origin,)
     if hold == HOLD_ENTRY:
-        higher = [] if bank.availability is Availability.SHRINK_ONLY else bank.points_above(origin)
+        higher = bank.points_above(origin) if bank.availability is Availability.HELD else []
         return (origin, *(p for p in higher if p.name not in bank.barred_points))
     found = [p for p in bank.points if p.mode is not Mode.OFF]
     if hold == HOLD_MODE_DWELL:

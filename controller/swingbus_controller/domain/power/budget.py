@@ -283,16 +283,6 @@ class Ledger:
         """Tell whether the newest grant is proven in this epoch."""
         return self._account(bank).is_settled
 
-    def is_proof_due(self, bank: str, now_s: float) -> bool:
-        """Tell whether grants that are not proven yet may be before long: the meter is alive, and readings count for not too long."""
-        account = self._account(bank)
-        if account.group is None or account.unproven_since_s is None or now_s < self.disturbed_until_s:
-            return False
-        settle_s = max(each.spec.settle_min_s for each in self._groups[account.group])
-        since_s = max(account.unproven_since_s, self.disturbed_until_s)
-        is_fresh = now_s - since_s <= settle_s + self.settings.shed_deadline_s
-        return is_fresh and self.meters[account.group].is_live(now_s, self.settings)
-
     def is_adopted(self, bank: str) -> bool:
         """Tell whether its agent has reported under our epoch."""
         return self._account(bank).is_adopted

@@ -72,7 +72,6 @@ class Account:
         "reported",
         "reported_w",
         "spec",
-        "unproven_since_s",
     )
 
     def __init__(self, spec: BankSpec, group: str | None, group_factor: float) -> None:
@@ -90,7 +89,6 @@ class Account:
         self.is_adopted = False
         self.has_settled = False  # in the epoch in force
         self.has_own_grant = False  # a grant of the epoch in force
-        self.unproven_since_s: float | None = None  # when the first of its grants since the last settlement was made
         self.reported_w: float | None = None
         self.is_unproven = True  # no term since an unproven journal has heard its agent: the journal may not know all
         self.is_isolated = False
@@ -133,8 +131,6 @@ class Account:
             self.older_min_w = self.reported_w
         self.newest = event
         self.has_own_grant = True
-        if self.unproven_since_s is None:
-            self.unproven_since_s = event.at_s
         self.is_settled = False
         self.marker = None
 
@@ -144,7 +140,6 @@ class Account:
         self.doubt_w = None
         self.is_settled = True
         self.has_settled = True
-        self.unproven_since_s = None
 
     def begin_term(self) -> None:
         """Start a controller's term: facts of claims stay, all else must be heard anew."""
@@ -152,7 +147,6 @@ class Account:
         self.has_own_grant = False
         self.has_settled = False
         self.is_settled = False
-        self.unproven_since_s = None
         self.reported_w = None
         self.past_instances = ()
         self.reported = None
