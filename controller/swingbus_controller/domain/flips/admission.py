@@ -303,7 +303,7 @@ def _refusal(
             continue
         left_s = dwell_left_s(bank, holding, plan.policy, now_s)
         if bank.kind is DeviceKind.GPU and not move.is_mode_flip:
-            is_free = bank.is_raise_after_entry(holding, move.to_point)
+            is_free = move.to_point in bank.raises_after_entry(holding)
             left_s = 0.0 if is_free else max(0.0, plan.policy.cap_dwell_s - (now_s - holding.since_s))
         if left_s <= 0:
             ripe += holding.count

@@ -193,7 +193,7 @@ def _changes_of_limits(
             if holding.point == move.from_point
             for unit in holding.unit_ids
             if unit not in taken
-            and (move.reason is Reason.LIMIT or unit in ripe or bank.is_raise_after_entry(holding, move.to_point))
+            and (move.reason is Reason.LIMIT or unit in ripe or move.to_point in bank.raises_after_entry(holding))
         ]
         may.sort(key=lambda unit: ((unit in empty) is not lowers, unit not in move.unit_ids, unit))
         units = may[: len(move.unit_ids)]

@@ -215,17 +215,16 @@ class BankView:
         """Return a point by name; KeyError if the bank has none such (validate the view first)."""
         return self._point_by_name[name]
 
-    def is_raise_after_entry(self, holding: Holding, to_point: str) -> bool:
-        """Tell whether GPUs that serve at the point at which they came in would get more watts and keep their program.
+    def raises_after_entry(self, holding: Holding) -> frozenset[str]:
+        """Return the points to which GPUs that serve where they came in may be raised at any time: more watts, the same program.
 
         They may have come in low for want of watts, so no dwell keeps them there. Who was lowered since stays for its dwell.
         """
         was = self._point_by_name.get(holding.point)
-        if was is None:
-            return False  # a plan from before its points changed
+        if was is None or self.kind is not DeviceKind.GPU or was.mode is not Mode.INFERENCE:
+            return frozenset()  # None: a plan from before its points changed
         is_entry = holding.since_s <= holding.in_mode_since_s
-        is_serving = self.kind is DeviceKind.GPU and was.mode is Mode.INFERENCE
-        return is_serving and is_entry and to_point in [p.name for p in self.points_above(was)]
+        return frozenset(p.name for p in self.points_above(was)) if is_entry else frozenset()
 
     def points_above(self, point: OperatingPoint) -> list[OperatingPoint]:
         """Return the points with more watts at which the same program does the same."""

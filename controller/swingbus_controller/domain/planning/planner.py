@@ -162,7 +162,7 @@ def _hold(bank: BankView, holding: Holding, policy: Policy, now_s: float) -> str
         return HOLD_NONE
     if bank.kind is DeviceKind.GPU and now_s - holding.since_s >= policy.cap_dwell_s:
         return HOLD_MODE_DWELL
-    if any(bank.is_raise_after_entry(holding, point.name) for point in bank.points):
+    if bank.raises_after_entry(holding):
         return HOLD_ENTRY
     return HOLD_DWELL
 
